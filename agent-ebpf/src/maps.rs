@@ -1,0 +1,70 @@
+//! Maps and globals. `bpftool map` shows them by these names.
+use core::ptr::from_ref;
+
+use agent_ebpf::{Counters, MAX_LISTENERS, MISS_BUFFER_BYTES, Miss};
+use aya_ebpf::{
+    Global,
+    bindings::bpf_sock,
+    btf_maps::{LruHashMap, PerCpuArray, RingBuf, SockHash},
+    helpers::{bpf_map_lookup_elem, bpf_sk_release},
+    macros::btf_map,
+};
+
+/// Netns cookie → listener. The value is the listening socket itself: when it closes the kernel removes the entry, so
+/// a dead agent cannot leave a port behind for somebody else to bind.
+#[btf_map]
+pub(crate) static LISTENERS4: SockHash<u64, MAX_LISTENERS> = SockHash::new();
+/// The same for `[::1]`.
+#[btf_map]
+pub(crate) static LISTENERS6: SockHash<u64, MAX_LISTENERS> = SockHash::new();
+/// One entry: what was counted on each CPU.
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
+/// Tells the agent of namespaces that want a listener.
+#[btf_map]
+pub(crate) static MISSES: RingBuf<Miss, MISS_BUFFER_BYTES> = RingBuf::new();
+/// Netns cookie → when its last miss event was sent (`bpf_ktime_get_ns`). A pod that makes namespaces pushes out the
+/// oldest entries, which costs one event more for those; the ring buffer bounds the total.
+#[btf_map]
+pub(crate) static LAST_MISS: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+
+/// The port of the target addresses, host byte order.
+#[unsafe(no_mangle)]
+pub(crate) static TARGET_PORT: Global<u16> = Global::new(80);
+/// Whether the IPv4 target address is steered.
+#[unsafe(no_mangle)]
+pub(crate) static STEER_V4: Global<u8> = Global::new(1);
+/// Whether the IPv6 target address is steered.
+#[unsafe(no_mangle)]
+pub(crate) static STEER_V6: Global<u8> = Global::new(1);
+
+/// The port, in host byte order, of the listener that `map` holds for this namespace.
+///
+/// The socket's reference is held only for the read: a listener that closes right after it makes the connection
+/// fail with ECONNREFUSED, as any connection to a server that just closed.
+#[inline(always)]
+pub(crate) fn listener_port(map: &'static SockHash<u64, MAX_LISTENERS>, netns_cookie: u64) -> Option<u16> {
+    // SAFETY: the map and the key outlive the call; a socket that is found is released before the function returns,
+    // as the verifier demands on every path.
+    unsafe {
+        let sk =
+            bpf_map_lookup_elem(from_ref(map).cast_mut().cast(), from_ref(&netns_cookie).cast()).cast::<bpf_sock>();
+        if sk.is_null() {
+            return None;
+        }
+        // Volatile, or LLVM may sink the load below the release.
+        let port = core::ptr::read_volatile(&raw const (*sk).src_port);
+        bpf_sk_release(sk.cast());
+        Some(port as u16)
+    }
+}
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub(crate) fn count(field: impl FnOnce(&mut Counters) -> &mut u64) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: the entry is this CPU's own and lives as long as the map.
+        let value = field(unsafe { &mut *counters });
+        *value = value.wrapping_add(1);
+    }
+}
