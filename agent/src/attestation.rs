@@ -1,0 +1,266 @@
+//! Proves from kernel facts which pod is at the other end of a connection.
+//!
+//! Every connection is attested once, when it is accepted. The proof is the [`Caller`]: it has private fields and is
+//! made nowhere else.
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    cgroup::{
+        CgroupId,
+        kubepods::Kubepods,
+        mount::ResolveError,
+        path::{ContainerId, Owner, Placement, PodCgroup},
+    },
+    discovery::DiscoveryHandle,
+    namespace::Namespace,
+    pods::{Pod, Pods},
+    refusal::Refusal,
+    sys,
+};
+
+pub mod diag;
+
+use diag::{DiagError, SocketInfo};
+
+/// TCP states (`include/net/tcp_states.h`).
+const ESTABLISHED: u8 = 1;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const CLOSE_WAIT: u8 = 8;
+
+/// Cgroups whose pod is remembered. A pod can make cgroups without end: when the table is full it is emptied, which
+/// costs each a look-up of 5 µs.
+const REMEMBERED_CGROUPS: usize = 8192;
+
+/// How long discovery may take to adopt a pod that connects before it was seen.
+const ADOPTION_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Who is at the other end of a connection, proven.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pod: Arc<Pod>,
+    container: Option<ContainerId>,
+    cgroup: CgroupId,
+    user: u32,
+}
+
+impl Caller {
+    /// The pod in which the calling socket was made.
+    #[must_use]
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// The container, where the cgroup names one.
+    #[must_use]
+    pub fn container(&self) -> Option<ContainerId> {
+        self.container
+    }
+
+    /// The cgroup in which the socket was made.
+    #[must_use]
+    pub fn cgroup(&self) -> CgroupId {
+        self.cgroup
+    }
+
+    /// The user id that owns the socket, as the initial user namespace numbers it.
+    #[must_use]
+    pub fn user(&self) -> u32 {
+        self.user
+    }
+}
+
+/// Why a connection has no caller.
+#[derive(Debug)]
+pub enum Unattested {
+    /// The caller is told so.
+    Refused(Refusal),
+    /// Nobody may read from the connection: by now its 4-tuple may be somebody else's.
+    Drop,
+}
+
+impl From<Refusal> for Unattested {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Cgroups whose pod was resolved before. Ids are never used twice, so an entry is never wrong.
+type KnownCgroups = HashMap<CgroupId, (Weak<Pod>, Option<ContainerId>)>;
+
+/// Attests callers.
+pub struct Attestor {
+    kubepods: Arc<Kubepods>,
+    pods: Arc<Pods>,
+    discovery: DiscoveryHandle,
+    serve_host_network: bool,
+    known: Mutex<KnownCgroups>,
+}
+
+impl Attestor {
+    /// `serve_host_network` says whether pods in the host netns get credentials.
+    #[must_use]
+    pub fn new(kubepods: Arc<Kubepods>, pods: Arc<Pods>, discovery: DiscoveryHandle, serve_host_network: bool) -> Self {
+        Self { kubepods, pods, discovery, serve_host_network, known: Mutex::default() }
+    }
+
+    /// Attests the other end of a connection that a listener of `namespace` accepted.
+    ///
+    /// `peer` and `local` are the accepted socket's addresses.
+    pub async fn attest(
+        &self,
+        namespace: &Namespace,
+        accepted: impl AsFd,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<Caller, Unattested> {
+        let info = namespace.diag.lookup(peer, local).map_err(|error| unanswered(&error))?;
+        let cgroup = check(&info, peer, local)?;
+        // After the look-up, not before: a second socket, bound to the loopback device, can take over this 4-tuple,
+        // but only once the accepted socket has died. As long as that lives, the answer was about its peer.
+        match sys::tcp_state(accepted) {
+            Ok(ESTABLISHED | CLOSE_WAIT) => {}
+            Ok(_) | Err(_) => return Err(Unattested::Drop),
+        }
+        let (pod, container) = self.resolve(cgroup).await?;
+        if namespace.is_host && !self.serve_host_network {
+            return Err(Refusal::HostNetworkPod.into());
+        }
+        Ok(Caller { pod, container, cgroup, user: info.uid })
+    }
+
+    /// The living pod that a cgroup belongs to.
+    async fn resolve(&self, cgroup: CgroupId) -> Result<(Arc<Pod>, Option<ContainerId>), Refusal> {
+        if let Some((pod, container)) = self.recall(cgroup) {
+            return if pod.is_alive() { Ok((pod, container)) } else { Err(Refusal::PodGone) };
+        }
+        let (path, placement) = match self.kubepods.locate(cgroup) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(Refusal::NotAPod),
+            Err(ResolveError::Gone) => return Err(Refusal::PodGone),
+            Err(error) => {
+                tracing::error!(cgroup_id = %cgroup, %error, "cannot attest a caller");
+                return Err(Refusal::AttestationFailed);
+            }
+        };
+        let (uid, placed) = match placement {
+            Placement::Above | Placement::Foreign => return Err(Refusal::NotAPod),
+            Placement::Pod(PodCgroup { owner: Owner::Static, .. }) => return Err(Refusal::StaticPod),
+            Placement::Pod(placed @ PodCgroup { owner: Owner::Pod(uid), .. }) => (uid, placed),
+        };
+        let pod = match self.pods.get(uid) {
+            Some(pod) => pod,
+            // It connected before discovery saw its cgroup: discovery is the only one who may add it.
+            None => match timeout(ADOPTION_TIMEOUT, self.discovery.adopt(placed.pod_path(&path).to_owned(), uid)).await
+            {
+                Ok(Some(pod)) => pod,
+                Ok(None) => return Err(Refusal::PodGone),
+                Err(_) => return Err(Refusal::AttestationFailed),
+            },
+        };
+        if !pod.is_alive() {
+            return Err(Refusal::PodGone);
+        }
+        self.remember(cgroup, &pod, placed.container);
+        Ok((pod, placed.container))
+    }
+
+    fn recall(&self, cgroup: CgroupId) -> Option<(Arc<Pod>, Option<ContainerId>)> {
+        let known = self.known();
+        let (pod, container) = known.get(&cgroup)?;
+        Some((pod.upgrade()?, *container))
+    }
+
+    fn remember(&self, cgroup: CgroupId, pod: &Arc<Pod>, container: Option<ContainerId>) {
+        let mut known = self.known();
+        if known.len() >= REMEMBERED_CGROUPS {
+            known.retain(|_, (pod, _)| pod.upgrade().is_some_and(|pod| pod.is_alive()));
+            if known.len() >= REMEMBERED_CGROUPS {
+                known.clear();
+            }
+        }
+        known.insert(cgroup, (Arc::downgrade(pod), container));
+    }
+
+    fn known(&self) -> MutexGuard<'_, KnownCgroups> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unanswered(error: &DiagError) -> Refusal {
+    match error {
+        DiagError::NotFound => Refusal::UnknownSocket,
+        DiagError::Failed(_) | DiagError::Malformed(_) => {
+            tracing::error!(%error, "cannot attest a caller");
+            Refusal::AttestationFailed
+        }
+    }
+}
+
+/// Whether the answer is about the peer of the accepted socket, and says which cgroup it was made in.
+fn check(info: &SocketInfo, peer: SocketAddr, local: SocketAddr) -> Result<CgroupId, Refusal> {
+    // The kernel's look-up falls back to listeners, which have other addresses than were asked for.
+    if (info.local, info.peer) != (peer, local) {
+        return Err(Refusal::UnknownSocket);
+    }
+    // Half-open sockets are refused: whoever may translate addresses in this namespace could aim at one.
+    if !matches!(info.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2) {
+        return Err(Refusal::UnknownSocket);
+    }
+    // A socket that waits out its time has no cgroup; neither must ever read as cgroup 0.
+    info.cgroup.ok_or(Refusal::UnknownSocket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> SocketInfo {
+        SocketInfo { local: client(), peer: server(), state: ESTABLISHED, cgroup: Some(CgroupId(7)), uid: 0 }
+    }
+
+    fn client() -> SocketAddr {
+        "127.0.0.1:40000".parse().unwrap()
+    }
+
+    fn server() -> SocketAddr {
+        "127.0.0.1:706".parse().unwrap()
+    }
+
+    #[test]
+    fn a_connected_socket_with_a_cgroup_is_the_caller() {
+        for state in [ESTABLISHED, FIN_WAIT1, FIN_WAIT2] {
+            assert_eq!(check(&SocketInfo { state, ..info() }, client(), server()), Ok(CgroupId(7)));
+        }
+    }
+
+    #[test]
+    fn every_other_state_is_refused() {
+        for state in (0..=13).filter(|s| ![ESTABLISHED, FIN_WAIT1, FIN_WAIT2].contains(s)) {
+            let answer = check(&SocketInfo { state, ..info() }, client(), server());
+            assert_eq!(answer, Err(Refusal::UnknownSocket), "{state}");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_another_socket_is_refused() {
+        let other: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        for info in [SocketInfo { local: other, ..info() }, SocketInfo { peer: other, ..info() }] {
+            assert_eq!(check(&info, client(), server()), Err(Refusal::UnknownSocket));
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_cgroup_is_refused() {
+        let answer = check(&SocketInfo { cgroup: None, ..info() }, client(), server());
+        assert_eq!(answer, Err(Refusal::UnknownSocket));
+    }
+}

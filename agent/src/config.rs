@@ -1,0 +1,125 @@
+//! The command line and the environment, made into values that are right.
+//!
+//! AWS's agent's flags are taken with their meaning, so that its `DaemonSet` and add-on configuration carry over.
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use crate::probe::Question;
+use crate::telemetry::{LogFormat, Verbosity};
+
+mod args;
+mod server;
+#[cfg(test)]
+mod tests;
+mod values;
+
+pub use args::HostNetworkPods;
+pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6};
+
+use args::{Args, CommandArgs};
+
+/// Exit code for a bad configuration (`EX_USAGE`).
+const EX_USAGE: u8 = 64;
+
+/// What the process is to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve pods.
+    Server(Box<ServerConfig>),
+    /// Nothing: there is no link-local interface to make.
+    Initialize,
+    /// Print the version.
+    Version,
+    /// Ask the agent in the same container.
+    Probe {
+        /// What to ask.
+        question: Question,
+        /// Where its admin socket is.
+        run_dir: PathBuf,
+    },
+}
+
+/// Why there is no command to carry out.
+#[derive(Debug)]
+pub enum Stop {
+    /// Help or version was asked for.
+    Shown(String),
+    /// Something has to be changed first; one line that says what.
+    Misconfigured(String),
+}
+
+impl Stop {
+    /// Prints it where it belongs and says how to exit: 0 after help, 64 after a bad configuration.
+    #[must_use]
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "help is output, and there is no log yet")]
+    pub fn report(self) -> ExitCode {
+        match self {
+            Self::Shown(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Self::Misconfigured(line) => {
+                eprintln!("pod-identity-agent: {line}");
+                ExitCode::from(EX_USAGE)
+            }
+        }
+    }
+}
+
+/// Reads a command line (with the program's name first) and the environment.
+pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command, Stop> {
+    let args = Args::try_parse_from(command_line).map_err(|error| stop(&error))?;
+    match args.command {
+        CommandArgs::Server(server) => ServerConfig::new(*server, args.verbosity)
+            .map(|config| Command::Server(Box::new(config)))
+            .map_err(|error| Stop::Misconfigured(error.to_string())),
+        CommandArgs::Initialize(_) => Ok(Command::Initialize),
+        CommandArgs::Version => Ok(Command::Version),
+        CommandArgs::Probe(probe) => Ok(Command::Probe {
+            question: if probe.live { Question::Live } else { Question::Ready },
+            run_dir: probe.run_dir,
+        }),
+    }
+}
+
+fn stop(error: &clap::Error) -> Stop {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Shown(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Stop::Misconfigured("name a command: server, probe, initialize or version (--help tells more)".to_owned())
+        }
+        _ => Stop::Misconfigured(one_line(error)),
+    }
+}
+
+/// clap explains in paragraphs; here is the first, which says what is wrong, and the name that was meant if it knows one.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut line = String::new();
+    for part in text.lines().map(str::trim).take_while(|part| !part.starts_with("Usage:")) {
+        if part.starts_with("tip: a similar") {
+            line.push_str("; ");
+            line.push_str(part.strip_prefix("tip: ").unwrap_or(part));
+        } else if !part.is_empty() && !part.starts_with("tip:") && !part.starts_with("For more") {
+            line.push_str(if line.is_empty() { "" } else { " " });
+            line.push_str(part.strip_prefix("error: ").unwrap_or(part));
+        }
+    }
+    if line.contains("invalid value ''") {
+        line.push_str(" (unset the variable for the default)");
+    }
+    line
+}
+
+/// How to log, for every command that does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Text or JSON.
+    pub format: LogFormat,
+    /// From which level on.
+    pub verbosity: Verbosity,
+}

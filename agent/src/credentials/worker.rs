@@ -1,0 +1,460 @@
+//! The one owner of a pod's credentials: single-flight by construction.
+//!
+//! A task for each pod makes all of its calls, one at a time. Answers from the cache never reach it: they read the
+//! state it publishes, without a lock. Whoever cannot be answered so sends a demand and waits on it; a caller that
+//! hangs up drops its end of the demand, which the fetch does not notice.
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use super::{Engine, Issued, UpstreamFuture, policy};
+use crate::{
+    metrics::{CacheErrorKind, EksAuthOutcome},
+    pod_uid::PodUid,
+    refusal::{Outage, Refusal},
+    token::{self, Claims, TokenDigest},
+};
+
+/// Accepted tokens that are remembered: rotation has two in use at a time, containers may lag behind.
+const REMEMBERED_TOKENS: usize = 4;
+/// Different tokens that may wait while one is with EKS Auth.
+const WAITING_TOKENS: usize = 4;
+/// Demands on their way to the worker; callers are bounded by the pod's connections.
+const DEMANDS: usize = 1024;
+
+/// A token that a caller presented, its claims checked. Wiped on drop.
+pub struct PresentedToken {
+    raw: Zeroizing<String>,
+    digest: TokenDigest,
+    claims: Claims,
+}
+
+impl PresentedToken {
+    /// Copies the token out of the request.
+    #[must_use]
+    pub fn new(raw: &str, digest: TokenDigest, claims: Claims) -> Self {
+        Self { raw: Zeroizing::new(raw.to_owned()), digest, claims }
+    }
+
+    /// The token itself, a secret.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.raw
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+}
+
+impl fmt::Debug for PresentedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PresentedToken").field("claims", &self.claims).finish_non_exhaustive()
+    }
+}
+
+/// A pod's credentials as everybody sees them.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Nobody has asked, or what there was has expired.
+    Empty,
+    /// Served to whoever presents one of the accepted tokens.
+    Available {
+        /// What is served.
+        issued: Arc<Issued>,
+        /// Tokens for which EKS Auth gave credentials.
+        accepted: Vec<AcceptedToken>,
+    },
+    /// Nothing to serve, and the last fetch failed.
+    Unavailable(Refusal),
+    /// The pod has ended.
+    Ended,
+}
+
+/// A token that EKS Auth accepted for the pod.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptedToken {
+    digest: TokenDigest,
+    expires_at: SystemTime,
+}
+
+type Answer = Result<Arc<Issued>, Refusal>;
+
+struct Demand {
+    token: Arc<PresentedToken>,
+    waiter: oneshot::Sender<Answer>,
+}
+
+/// A handle to a pod's credentials.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    state: Arc<ArcSwap<State>>,
+    demands: mpsc::Sender<Demand>,
+}
+
+impl Credentials {
+    /// Credentials for a token that EKS Auth accepted before, if there are valid ones: no wait, no lock.
+    #[must_use]
+    pub fn cached(&self, digest: &TokenDigest, now: SystemTime) -> Option<Arc<Issued>> {
+        match &**self.state.load() {
+            State::Available { issued, accepted } => served(issued, accepted, digest, now),
+            State::Empty | State::Unavailable(_) | State::Ended => None,
+        }
+    }
+
+    /// Waits for credentials; the fetch goes on when the caller does not.
+    pub async fn obtain(&self, token: PresentedToken) -> Answer {
+        let (waiter, answer) = oneshot::channel();
+        let demand = Demand { token: Arc::new(token), waiter };
+        self.demands.try_send(demand).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Refusal::PodLimit,
+            mpsc::error::TrySendError::Closed(_) => Refusal::PodGone,
+        })?;
+        answer.await.unwrap_or(Err(Refusal::PodGone))
+    }
+
+    /// What the pod has now.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+}
+
+fn served(
+    issued: &Arc<Issued>,
+    accepted: &[AcceptedToken],
+    digest: &TokenDigest,
+    now: SystemTime,
+) -> Option<Arc<Issued>> {
+    let known = accepted.iter().any(|token| token.digest == *digest && !token::expired(token.expires_at, now));
+    (known && issued.valid_at(now)).then(|| Arc::clone(issued))
+}
+
+/// A call to EKS Auth, and who waits for it.
+struct Fetch {
+    token: Arc<PresentedToken>,
+    waiters: Vec<oneshot::Sender<Answer>>,
+    call: UpstreamFuture,
+    started: Instant,
+}
+
+/// A token that waits for its turn.
+struct Waiting {
+    token: Arc<PresentedToken>,
+    waiters: Vec<oneshot::Sender<Answer>>,
+}
+
+/// What EKS Auth said about a token that it refused.
+struct Verdict {
+    digest: TokenDigest,
+    refusal: Refusal,
+    holds_until: Instant,
+}
+
+/// Why EKS Auth is left alone for a while.
+struct BackOff {
+    until: Instant,
+    refusal: Refusal,
+}
+
+/// The owner.
+pub(super) struct Worker {
+    engine: Arc<Engine>,
+    pod: PodUid,
+    ended: CancellationToken,
+    state: Arc<ArcSwap<State>>,
+    demands: mpsc::Receiver<Demand>,
+    fetch: Option<Fetch>,
+    waiting: VecDeque<Waiting>,
+    accepted: Vec<AcceptedToken>,
+    /// What renewals are made with: the accepted token that lasts longest.
+    renewal_token: Option<Arc<PresentedToken>>,
+    renew_at: Option<Instant>,
+    verdict: Option<Verdict>,
+    back_off: Option<BackOff>,
+    failures: u32,
+    /// When a token that nothing vouches for may be shown to EKS Auth again.
+    unproven_after: Instant,
+    jitter: fastrand::Rng,
+}
+
+impl Worker {
+    pub(super) fn new(engine: Arc<Engine>, pod: PodUid, ended: CancellationToken) -> (Credentials, Self) {
+        let state = Arc::new(ArcSwap::from_pointee(State::Empty));
+        let (sender, demands) = mpsc::channel(DEMANDS);
+        let credentials = Credentials { state: Arc::clone(&state), demands: sender };
+        let worker = Self {
+            engine,
+            pod,
+            ended,
+            state,
+            demands,
+            fetch: None,
+            waiting: VecDeque::new(),
+            accepted: Vec::new(),
+            renewal_token: None,
+            renew_at: None,
+            verdict: None,
+            back_off: None,
+            failures: 0,
+            unproven_after: Instant::now(),
+            jitter: fastrand::Rng::new(),
+        };
+        (credentials, worker)
+    }
+
+    /// Runs until the pod ends, then wipes.
+    pub(super) async fn run(mut self) {
+        let ended = self.ended.clone();
+        loop {
+            let timer = self.next_timer();
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => break,
+                outcome = next_outcome(&mut self.fetch) => self.complete(outcome),
+                demand = self.demands.recv() => match demand {
+                    Some(demand) => self.demand(demand),
+                    None => break,
+                },
+                () = sleep_until(timer) => self.on_timer(),
+            }
+        }
+        self.state.store(Arc::new(State::Ended));
+    }
+
+    /// The valid credentials, whoever asks.
+    fn available(&self) -> Option<Arc<Issued>> {
+        match &**self.state.load() {
+            State::Available { issued, .. } if issued.valid_at(self.engine.clock.now()) => Some(Arc::clone(issued)),
+            _ => None,
+        }
+    }
+
+    fn demand(&mut self, demand: Demand) {
+        let Demand { token, waiter } = demand;
+        if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token.digest == token.digest) {
+            fetch.waiters.push(waiter);
+        } else if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.token.digest == token.digest) {
+            waiting.waiters.push(waiter);
+        } else if self.fetch.is_none() {
+            self.ask(Waiting { token, waiters: vec![waiter] });
+        } else if self.waiting.len() < WAITING_TOKENS {
+            self.waiting.push_back(Waiting { token, waiters: vec![waiter] });
+        } else {
+            let _ = waiter.send(Err(Refusal::PodLimit));
+        }
+    }
+
+    /// Answers at once, or starts a fetch. No fetch is under way.
+    fn ask(&mut self, Waiting { token, waiters }: Waiting) {
+        match self.decide(&token) {
+            Decision::Serve(issued) => answer(waiters, &Ok(issued)),
+            Decision::Refuse(refusal) => answer(waiters, &Err(refusal)),
+            Decision::Fetch => self.start(token, waiters),
+        }
+    }
+
+    fn decide(&self, token: &PresentedToken) -> Decision {
+        let (now, wall) = (Instant::now(), self.engine.clock.now());
+        let proven = self.accepted.iter().any(|accepted| accepted.digest == token.digest);
+        if let Some(issued) = self.available().and_then(|i| served(&i, &self.accepted, &token.digest, wall)) {
+            // It was fetched while this demand was on its way.
+            return Decision::Serve(issued);
+        }
+        if let Some(verdict) = self.verdict.as_ref().filter(|v| v.digest == token.digest && now < v.holds_until) {
+            return Decision::Refuse(verdict.refusal.clone());
+        }
+        if let Some(back_off) = self.back_off.as_ref().filter(|b| now < b.until) {
+            return Decision::Refuse(back_off.refusal.clone());
+        }
+        if !proven && now < self.unproven_after {
+            return Decision::Refuse(Refusal::PodLimit);
+        }
+        Decision::Fetch
+    }
+
+    fn start(&mut self, token: Arc<PresentedToken>, waiters: Vec<oneshot::Sender<Answer>>) {
+        let (upstream, permits) = (Arc::clone(&self.engine.upstream), Arc::clone(&self.engine.permits));
+        let called_with = Arc::clone(&token);
+        let call: UpstreamFuture = Box::pin(async move {
+            // Never closed; if it were, there would be no way to EKS Auth.
+            let _permit = permits.acquire().await.map_err(|_| Refusal::EksAuthUnavailable(Outage::Transport))?;
+            upstream.assume_role(called_with).await
+        });
+        self.fetch = Some(Fetch { token, waiters, call, started: Instant::now() });
+    }
+
+    fn complete(&mut self, (fetch, outcome): (Fetch, Result<super::Grant, Refusal>)) {
+        let duration = fetch.started.elapsed();
+        let answered = outcome.and_then(|grant| self.accept(&fetch.token, &grant));
+        match &answered {
+            Ok(issued) => tracing::debug!(
+                pod_uid = %self.pod, access_key_id = issued.access_key_id, association_id = issued.association_id,
+                ?duration, "fetched credentials"
+            ),
+            Err(refusal) => self.failed(&fetch.token, refusal, duration),
+        }
+        self.engine.metrics.asked_eks_auth(outcome_of(&answered), duration);
+        answer(fetch.waiters, &answered);
+        // Each token that waited is decided on by what is known now.
+        while self.fetch.is_none() {
+            let Some(next) = self.waiting.pop_front() else { break };
+            self.ask(next);
+        }
+    }
+
+    fn accept(&mut self, token: &Arc<PresentedToken>, grant: &super::Grant) -> Answer {
+        let wall = self.engine.clock.now();
+        if self.engine.clock.until(grant.expires_at) <= policy::SHORTEST_LIFE {
+            return Err(Refusal::Expiring);
+        }
+        let issued = Issued::new(grant, wall).map_err(|error| {
+            tracing::error!(pod_uid = %self.pod, %error, "EKS Auth's answer cannot be served");
+            Refusal::EksAuthUnavailable(Outage::Server)
+        })?;
+        let issued = Arc::new(issued);
+        let proven = self.accepted.iter().any(|accepted| accepted.digest == token.digest);
+        if !proven && self.available().is_some() {
+            self.unproven_after = Instant::now() + policy::UNPROVEN_INTERVAL;
+        }
+        self.remember(token, wall);
+        let renew_at = policy::renew_at(wall, grant.expires_at, self.engine.longest_retention, self.jitter.f64());
+        self.renew_at = Some(Instant::now() + renew_at.duration_since(wall).unwrap_or_default());
+        (self.failures, self.back_off, self.verdict) = (0, None, None);
+        let state = State::Available { issued: Arc::clone(&issued), accepted: self.accepted.clone() };
+        self.state.store(Arc::new(state));
+        Ok(issued)
+    }
+
+    fn remember(&mut self, token: &Arc<PresentedToken>, wall: SystemTime) {
+        let accepted = AcceptedToken { digest: token.digest, expires_at: token.claims.expires_at };
+        self.accepted.retain(|old| old.digest != accepted.digest && !token::expired(old.expires_at, wall));
+        if self.accepted.len() >= REMEMBERED_TOKENS {
+            self.accepted.remove(0);
+        }
+        self.accepted.push(accepted);
+        let lasts_longer = |old: &Arc<PresentedToken>| token.claims.expires_at >= old.claims.expires_at;
+        if self.renewal_token.as_ref().is_none_or(lasts_longer) {
+            self.renewal_token = Some(Arc::clone(token));
+        }
+    }
+
+    /// A failure never takes away what is valid.
+    fn failed(&mut self, token: &PresentedToken, refusal: &Refusal, duration: Duration) {
+        let now = Instant::now();
+        let still_valid = self.available().is_some();
+        tracing::warn!(
+            pod_uid = %self.pod, namespace = %token.claims.namespace, service_account = %token.claims.service_account,
+            reason = refusal.reason(), message = %refusal.message(), ?duration, still_valid, "cannot fetch credentials"
+        );
+        if policy::is_verdict(refusal) {
+            let holds_until = now + policy::REFUSAL_HOLDS;
+            self.verdict = Some(Verdict { digest: token.digest, refusal: refusal.clone(), holds_until });
+            if !self.accepted.iter().any(|accepted| accepted.digest == token.digest) {
+                self.unproven_after = now + policy::UNPROVEN_INTERVAL;
+            }
+        }
+        self.failures = self.failures.saturating_add(1);
+        let until = now + policy::back_off(self.failures, self.jitter.f64());
+        if !policy::is_verdict(refusal) {
+            self.back_off = Some(BackOff { until, refusal: refusal.clone() });
+        }
+        if still_valid {
+            // What is valid is never dropped for a failure, so every one is recoverable in the official agent's terms.
+            self.engine.metrics.cache_error(CacheErrorKind::Recoverable, refusal.reason());
+            self.renew_at = self.renew_at.map(|at| at.max(until));
+        } else {
+            self.engine.metrics.cache_error(CacheErrorKind::NonRecoverable, refusal.reason());
+            self.state.store(Arc::new(State::Unavailable(refusal.clone())));
+        }
+    }
+
+    /// When something is to be done without being asked: renew, or wipe what has expired.
+    fn next_timer(&self) -> Option<Instant> {
+        let State::Available { issued, .. } = &**self.state.load() else {
+            return None;
+        };
+        let expiry = Instant::now() + self.engine.clock.until(issued.expires_at);
+        let renewal = self.renew_at.filter(|_| self.fetch.is_none());
+        Some(renewal.map_or(expiry, |renewal| renewal.min(expiry)))
+    }
+
+    fn on_timer(&mut self) {
+        if self.available().is_none() {
+            self.state.store(Arc::new(State::Empty));
+            self.renew_at = None;
+            return;
+        }
+        if self.fetch.is_some() || self.renew_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.renew_at = None;
+        let wall = self.engine.clock.now();
+        match self.renewal_token.clone().filter(|token| !token::expired(token.claims.expires_at, wall)) {
+            Some(token) => {
+                // Tried again, after a back-off, unless this succeeds.
+                self.renew_at = Some(Instant::now());
+                self.start(token, Vec::new());
+            }
+            // The pod presents its newer token with its next request, which fetches.
+            None => self.renewal_token = None,
+        }
+    }
+}
+
+enum Decision {
+    Serve(Arc<Issued>),
+    Refuse(Refusal),
+    Fetch,
+}
+
+fn answer(waiters: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for waiter in waiters {
+        // Whoever hung up is gone.
+        let _ = waiter.send(answer.clone());
+    }
+}
+
+fn outcome_of(answer: &Answer) -> EksAuthOutcome {
+    match answer {
+        Ok(_) => EksAuthOutcome::Ok,
+        Err(Refusal::EksAuthRefused(_)) => EksAuthOutcome::Refused,
+        Err(Refusal::NodeCredentials) => EksAuthOutcome::NodeCredentials,
+        Err(Refusal::EksAuthThrottled { .. }) => EksAuthOutcome::Throttled,
+        Err(_) => EksAuthOutcome::Unavailable,
+    }
+}
+
+async fn next_outcome(fetch: &mut Option<Fetch>) -> (Fetch, Result<super::Grant, Refusal>) {
+    let Some(running) = fetch.as_mut() else {
+        return std::future::pending().await;
+    };
+    let outcome = running.call.as_mut().await;
+    match fetch.take() {
+        Some(fetch) => (fetch, outcome),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

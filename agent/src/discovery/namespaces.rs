@@ -1,0 +1,145 @@
+//! The network namespaces that have listeners, and which pods use each.
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    net::TcpListener,
+    sync::Arc,
+};
+
+use tokio::sync::mpsc;
+
+use super::processes::NetnsId;
+use crate::{
+    metrics::Metrics,
+    namespace::Namespace,
+    netns::{NetnsSockets, NetnsWorker, OpenError},
+    steering::{Steering, SteeringError},
+};
+
+/// The agent runs in the host netns.
+const HOST_NETNS: &str = "/proc/self/ns/net";
+
+/// Listeners for the serving thread, with their namespace.
+#[derive(Debug)]
+pub struct NewListeners {
+    /// Where they are.
+    pub namespace: Arc<Namespace>,
+    /// On 127.0.0.1.
+    pub v4: TcpListener,
+    /// On `[::1]`.
+    pub v6: Option<TcpListener>,
+}
+
+/// Why a namespace is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The namespace's file cannot be read.
+    #[error("cannot read which network namespace it is: {0}")]
+    Identify(#[source] io::Error),
+    /// The sockets could not be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The kernel does not steer to them.
+    #[error(transparent)]
+    Steer(#[from] SteeringError),
+}
+
+struct Served {
+    namespace: Arc<Namespace>,
+    /// Pods, by the path of their cgroup.
+    users: HashSet<String>,
+}
+
+/// All namespaces that are served.
+pub struct Namespaces {
+    host: NetnsId,
+    worker: NetnsWorker,
+    steering: Arc<Steering>,
+    server: mpsc::UnboundedSender<NewListeners>,
+    metrics: Arc<Metrics>,
+    served: HashMap<NetnsId, Served>,
+}
+
+impl Namespaces {
+    /// Serves none yet.
+    pub fn new(
+        worker: NetnsWorker,
+        steering: Arc<Steering>,
+        server: mpsc::UnboundedSender<NewListeners>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ServeError> {
+        let host = File::open(HOST_NETNS).and_then(|file| NetnsId::of(&file)).map_err(ServeError::Identify)?;
+        Ok(Self { host, worker, steering, server, metrics, served: HashMap::new() })
+    }
+
+    /// The host netns is served from start to end: pods of the host network come and go without a trace in it.
+    pub(super) async fn serve_host(&mut self) -> Result<(), ServeError> {
+        let host = File::open(HOST_NETNS).map_err(ServeError::Identify)?;
+        let served = self.open(host, true).await?;
+        self.served.insert(self.host, served);
+        self.count();
+        Ok(())
+    }
+
+    pub(super) fn is_host(&self, netns: NetnsId) -> bool {
+        netns == self.host
+    }
+
+    /// Serves a namespace for a pod. Tells which one it is, by what the file says when it is opened.
+    pub(super) async fn join(&mut self, netns: File, pod: &str) -> Result<NetnsId, ServeError> {
+        let id = NetnsId::of(&netns).map_err(ServeError::Identify)?;
+        if self.is_host(id) {
+            return Ok(id);
+        }
+        if let Some(served) = self.served.get_mut(&id) {
+            served.users.insert(pod.to_owned());
+            return Ok(id);
+        }
+        let mut served = self.open(netns, false).await?;
+        served.users.insert(pod.to_owned());
+        self.served.insert(id, served);
+        self.count();
+        Ok(id)
+    }
+
+    async fn open(&self, netns: File, is_host: bool) -> Result<Served, ServeError> {
+        let sockets = self.worker.open(netns).await?;
+        self.steering.insert(&sockets)?;
+        let NetnsSockets { v4, v6, diag, cookie } = sockets;
+        tracing::debug!(netns_cookie = cookie, port = ?v4.local_addr().map(|a| a.port()), ipv6 = v6.is_some(), "listening");
+        let namespace = Arc::new(Namespace::new(cookie, is_host, diag));
+        // The serving thread ends last; if it has ended, so does the process.
+        let _ = self.server.send(NewListeners { namespace: Arc::clone(&namespace), v4, v6 });
+        Ok(Served { namespace, users: HashSet::new() })
+    }
+
+    /// A pod does not use a namespace any more; without users it is closed.
+    pub(super) fn leave(&mut self, netns: NetnsId, pod: &str) {
+        let Some(served) = self.served.get_mut(&netns) else { return };
+        served.users.remove(pod);
+        if served.users.is_empty() && netns != self.host {
+            self.close(netns);
+        }
+    }
+
+    /// A listener died under the agent (a pod that may kill sockets did it): what is left is closed, and the users are
+    /// returned, for which the namespace is to be opened anew.
+    pub(super) fn lost(&mut self, cookie: u64) -> Option<(NetnsId, HashSet<String>)> {
+        let id = *self.served.iter().find(|(_, served)| served.namespace.cookie == cookie)?.0;
+        let users = self.close(id);
+        Some((id, users))
+    }
+
+    fn close(&mut self, netns: NetnsId) -> HashSet<String> {
+        let Some(served) = self.served.remove(&netns) else { return HashSet::new() };
+        self.steering.remove(served.namespace.cookie);
+        served.namespace.closed.cancel();
+        self.count();
+        served.users
+    }
+
+    fn count(&self) {
+        self.metrics.namespaces.set(i64::try_from(self.served.len()).unwrap_or(i64::MAX));
+    }
+}

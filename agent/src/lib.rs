@@ -1,0 +1,25 @@
+//! Gives pods their IAM credentials as EKS Pod Identity does, and knows from the kernel which pod is calling.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod admin;
+pub mod agent;
+pub mod attestation;
+pub mod cgroup;
+pub mod config;
+pub mod credentials;
+pub mod discovery;
+pub mod eks_auth;
+pub mod health;
+pub mod metrics;
+pub mod namespace;
+pub mod netns;
+pub mod pod_uid;
+pub mod pods;
+pub mod probe;
+pub mod refusal;
+pub mod self_test;
+pub mod server;
+pub mod steering;
+mod sys;
+pub mod telemetry;
+pub mod token;

@@ -1,0 +1,57 @@
+//! The binary: telemetry, configuration, runtime, exit code. Everything else is the library's.
+use std::{process::ExitCode, sync::Arc};
+
+use pod_identity_agent::{
+    agent,
+    config::{self, Command, ServerConfig},
+    metrics::Metrics,
+    probe, telemetry,
+};
+
+fn main() -> ExitCode {
+    match config::read(std::env::args_os()) {
+        Ok(Command::Server(config)) => serve(*config),
+        Ok(Command::Initialize) => say("nothing to initialize: this agent needs no link and no address"),
+        Ok(Command::Version) => say(env!("CARGO_PKG_VERSION")),
+        Ok(Command::Probe { question, run_dir }) => match probe::ask(&run_dir, question) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => fail(&failure),
+        },
+        Err(stop) => stop.report(),
+    }
+}
+
+fn serve(config: ServerConfig) -> ExitCode {
+    let telemetry = match telemetry::init(config.log.format, config.log.verbosity) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return fail(&error),
+    };
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    let metrics = Arc::new(Metrics::new());
+    metrics.read_dropped_log_lines_from(telemetry.dropped_lines());
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(agent::run(config, metrics)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "commands for people answer on stdout")]
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::print_stderr, reason = "there is no log yet, or none at all")]
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("pod-identity-agent: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,146 @@
+//! What there is one of for each pod, and the table of all pods. Discovery alone adds and ends pods.
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    credentials::{Credentials, Engine},
+    metrics::Metrics,
+    pod_uid::PodUid,
+};
+
+/// Connections of one pod at the same time. The largest pods keep some dozens of SDK clients; each connection is a
+/// descriptor and about 10 kB here.
+pub const CONNECTIONS_PER_POD: usize = 512;
+
+/// Connections of one pod that are only told that there are too many. Beyond these they are reset.
+pub const REFUSALS_PER_POD: usize = 16;
+
+/// A pod of this node.
+#[derive(Debug)]
+pub struct Pod {
+    uid: PodUid,
+    ended: CancellationToken,
+    credentials: Credentials,
+    connections: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    granted: AtomicBool,
+}
+
+/// What a connection may do under its pod's limits.
+#[derive(Debug)]
+pub enum Admission {
+    /// Be served.
+    Serve(OwnedSemaphorePermit),
+    /// Be told that the pod has too many.
+    Refuse(OwnedSemaphorePermit),
+    /// Be reset.
+    Reset,
+}
+
+impl Pod {
+    fn new(uid: PodUid, engine: &Arc<Engine>) -> Self {
+        let ended = CancellationToken::new();
+        Self {
+            uid,
+            credentials: engine.open(uid, ended.clone()),
+            ended,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
+            refusals: Arc::new(Semaphore::new(REFUSALS_PER_POD)),
+            granted: AtomicBool::new(false),
+        }
+    }
+
+    /// Its UID.
+    #[must_use]
+    pub fn uid(&self) -> PodUid {
+        self.uid
+    }
+
+    /// Whether its cgroup still exists.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.ended.is_cancelled()
+    }
+
+    /// Cancelled when the pod ends.
+    #[must_use]
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Its credentials.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Counts a connection against the pod for as long as the permit lives.
+    #[must_use]
+    pub fn admit(&self) -> Admission {
+        if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
+            Admission::Serve(permit)
+        } else if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+            Admission::Refuse(permit)
+        } else {
+            Admission::Reset
+        }
+    }
+
+    /// Whether this is the first time that the pod gets credentials.
+    pub fn first_grant(&self) -> bool {
+        // Checked before it is written: the line stays shared between the grants that follow.
+        !self.granted.load(Ordering::Relaxed) && !self.granted.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// All pods that discovery knows.
+pub struct Pods {
+    engine: Arc<Engine>,
+    metrics: Arc<Metrics>,
+    by_uid: Mutex<HashMap<PodUid, Arc<Pod>>>,
+}
+
+impl Pods {
+    /// No pods yet.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { engine, metrics, by_uid: Mutex::default() })
+    }
+
+    /// The pod, if it is known.
+    #[must_use]
+    pub fn get(&self, uid: PodUid) -> Option<Arc<Pod>> {
+        self.table().get(&uid).cloned()
+    }
+
+    /// Adds a pod whose cgroup exists.
+    pub fn add(&self, uid: PodUid) -> Arc<Pod> {
+        let mut table = self.table();
+        let pod = table.entry(uid).or_insert_with(|| Arc::new(Pod::new(uid, &self.engine)));
+        let pod = Arc::clone(pod);
+        self.metrics.pods.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+        pod
+    }
+
+    /// Ends a pod: its credentials are wiped, its connections reset, its fetches stopped.
+    pub fn end(&self, uid: PodUid) {
+        let mut table = self.table();
+        if let Some(pod) = table.remove(&uid) {
+            pod.ended.cancel();
+        }
+        self.metrics.pods.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<PodUid, Arc<Pod>>> {
+        // No code panics while it holds the lock, and every state of the table is a valid one.
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,168 @@
+//! The serving thread: accepts connections in every namespace, has each attested, and answers.
+//!
+//! One thread with a runtime of its own. What takes long (EKS Auth, discovery) runs elsewhere, so that a TLS handshake
+//! or a burst of new pods never delays a cached answer.
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use rustix::io::Errno;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    attestation::Attestor,
+    credentials::Clock,
+    discovery::{DiscoveryHandle, namespaces::NewListeners},
+    health::Pulse,
+    metrics::Metrics,
+    namespace::Namespace,
+    pod_uid::PodUid,
+    telemetry::RateLimiter,
+};
+
+mod connection;
+mod host;
+mod record;
+mod route;
+
+/// After the programs are detached, connections that were steered just before may still arrive.
+const LATE_CONNECTIONS: Duration = Duration::from_millis(200);
+
+/// How long connections may take to end when the agent stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How often the thread says that it is alive.
+pub const PULSE: Duration = Duration::from_secs(30);
+
+/// Without free descriptors nothing can be accepted: the pause in which some may be freed.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
+
+/// What every connection needs.
+pub struct Context {
+    attestor: Attestor,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    discovery: DiscoveryHandle,
+    /// By pod; callers that are none share one.
+    refusal_log: Mutex<RateLimiter<Option<PodUid>>>,
+    closing: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Context {
+    /// Nothing is accepted yet.
+    #[must_use]
+    pub fn new(attestor: Attestor, clock: Clock, metrics: Arc<Metrics>, discovery: DiscoveryHandle) -> Self {
+        Self {
+            attestor,
+            clock,
+            metrics,
+            discovery,
+            refusal_log: Mutex::new(record::limiter()),
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+}
+
+/// The running server.
+#[derive(Debug)]
+pub struct Server {
+    stop: CancellationToken,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the serving thread; it serves the listeners that arrive.
+    pub fn start(context: Context, listeners: mpsc::UnboundedReceiver<NewListeners>, pulse: Pulse) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = thread::Builder::new()
+            .name("serve".to_owned())
+            .spawn(move || runtime.block_on(run(Arc::new(context), listeners, pulse, stopped)))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Accepts what is under way, lets requests end, closes everything. Blocks for at most some seconds.
+    pub fn drain(self) {
+        self.stop.cancel();
+        if self.thread.join().is_err() {
+            tracing::error!("the serving thread had panicked");
+        }
+    }
+}
+
+async fn run(
+    context: Arc<Context>,
+    mut listeners: mpsc::UnboundedReceiver<NewListeners>,
+    pulse: Pulse,
+    stop: CancellationToken,
+) {
+    let mut beat = tokio::time::interval(PULSE);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(NewListeners { namespace, v4, v6 }) = listeners.recv() => {
+                for listener in [Some(v4), v6].into_iter().flatten() {
+                    context.tasks.spawn(accept(Arc::clone(&context), Arc::clone(&namespace), listener));
+                }
+            }
+            _ = beat.tick() => pulse.beat(std::time::Instant::now()),
+        }
+    }
+    sleep(LATE_CONNECTIONS).await;
+    context.closing.cancel();
+    context.tasks.close();
+    if tokio::time::timeout(DRAIN, context.tasks.wait()).await.is_err() {
+        tracing::warn!(connections = context.tasks.len(), "connections did not end in time: closing them");
+    }
+}
+
+/// Accepts the connections of one listener until its namespace is closed.
+async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std::net::TcpListener) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "cannot wait for connections");
+            return context.discovery.listener_failed(namespace.cookie);
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = namespace.closed.cancelled() => return,
+            () = context.closing.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => spawn(&context, &namespace, stream, peer),
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    tracing::error!(%error, "cannot accept connections: raise the limit of open files or of memory");
+                    sleep(OUT_OF_DESCRIPTORS).await;
+                }
+                // The socket does not listen any more: whoever may kill sockets in that namespace did it.
+                Some(Errno::INVAL | Errno::BADF | Errno::NOTSOCK) => {
+                    return context.discovery.listener_failed(namespace.cookie);
+                }
+                // The connection ended before it was accepted.
+                _ => {}
+            },
+        }
+    }
+}
+
+fn spawn(context: &Arc<Context>, namespace: &Arc<Namespace>, stream: TcpStream, peer: std::net::SocketAddr) {
+    let handled = connection::handle(Arc::clone(context), Arc::clone(namespace), stream, peer);
+    context.tasks.spawn(handled);
+}

@@ -1,0 +1,104 @@
+//! The system calls that no safe crate offers. All `unsafe` of the agent is here.
+#![expect(unsafe_code, reason = "raw system calls; each block argues why its pointers are valid")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd},
+    ptr,
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// `SO_NETNS_COOKIE`, Linux 5.14; newer than libc's constants.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+/// `FILEID_KERNFS` of include/linux/exportfs.h: the handle is a kernfs node's 64-bit id, which is the cgroup id.
+const FILEID_KERNFS: libc::c_int = 0xfe;
+
+/// `struct file_handle` with room for a kernfs id.
+#[repr(C)]
+struct KernfsHandle {
+    handle_bytes: libc::c_uint,
+    handle_type: libc::c_int,
+    id: [u8; 8],
+}
+
+const _: () = assert!(size_of::<KernfsHandle>() == 16);
+
+/// Opens the cgroup directory that has this id, on the cgroup2 mount that `mount` lies on.
+///
+/// `ESTALE` when there is no such cgroup any more: ids are never used twice. Needs `CAP_DAC_READ_SEARCH`.
+pub(crate) fn open_cgroup_by_id(mount: impl AsFd, id: u64) -> io::Result<OwnedFd> {
+    let mut handle = KernfsHandle { handle_bytes: 8, handle_type: FILEID_KERNFS, id: id.to_ne_bytes() };
+    // SAFETY: `handle` is a live `file_handle` whose `handle_bytes` says how many bytes follow the header.
+    let fd = unsafe {
+        libc::open_by_handle_at(
+            mount.as_fd().as_raw_fd(),
+            ptr::from_mut(&mut handle).cast(),
+            libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The cookie of the network namespace a socket lives in, for as long as the system runs.
+pub(crate) fn netns_cookie(socket: impl AsFd) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let written = getsockopt(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;
+    if written == size_of::<u64>() { Ok(cookie) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// The TCP state of a socket (`TCP_ESTABLISHED` is 1; `include/net/tcp_states.h`).
+pub(crate) fn tcp_state(socket: impl AsFd) -> io::Result<u8> {
+    // The state is the first byte of `struct tcp_info`; the kernel copies no more than it is given room for.
+    let mut state = 0_u8;
+    let written = getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)?;
+    if written == 1 { Ok(state) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// `value` must be an integer: any bytes the kernel writes are valid for it.
+fn getsockopt<T: Integer>(
+    socket: impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &mut T,
+) -> io::Result<usize> {
+    let mut length = T::LENGTH;
+    // SAFETY: `value` and `length` are live and writable, and `length` is the size of `value`.
+    let result = unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, ptr::from_mut(value).cast(), &raw mut length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(length as usize) }
+}
+
+trait Integer {
+    const LENGTH: libc::socklen_t;
+}
+impl Integer for u8 {
+    const LENGTH: libc::socklen_t = 1;
+}
+impl Integer for u64 {
+    const LENGTH: libc::socklen_t = 8;
+}
+
+/// Descriptors that the event loop may wait on: each owns its descriptor from its making to its end.
+pub(crate) trait OwnsDescriptor: AsRawFd {}
+impl OwnsDescriptor for inotify::Inotify {}
+impl OwnsDescriptor for aya::maps::RingBuf<aya::maps::MapData> {}
+impl<T> OwnsDescriptor for aya_log::EbpfLogger<T> {}
+
+/// Lets the tokio runtime of the calling thread wait until `inner` is readable.
+pub(crate) fn readable<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: the trait is implemented in this module only, for types that close their descriptor when they are
+    // dropped and never exchange it.
+    Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }?)
+}
+
+/// Gives freed heap pages back to the system: loading the programs leaves a peak behind that is never needed again.
+pub(crate) fn trim_heap() {
+    // SAFETY: no arguments that could be invalid; glibc takes its own locks.
+    unsafe { libc::malloc_trim(0) };
+}
