@@ -1,12 +1,13 @@
-//! A pod's credentials: [`issued`] is what is served, [`policy`] when to fetch, [`worker`] the one owner of each pod's
-//! fetches, [`engine`] what the workers share.
+//! A pod's credentials: [`issued`] is what is served, [`handle`] how it is asked for, [`policy`] when to fetch, the worker
+//! the one owner of each pod's fetches, [`engine`] what the workers share.
 pub mod clock;
 pub mod engine;
+pub mod handle;
 pub mod issued;
 pub mod policy;
-pub mod worker;
+mod worker;
 
 pub use clock::Clock;
 pub use engine::{Engine, Upstream, UpstreamFuture};
+pub use handle::{Credentials, PresentedToken, State};
 pub use issued::{Grant, Issued};
-pub use worker::{Credentials, PresentedToken, State};

@@ -12,10 +12,7 @@ use std::{
 };
 
 use agent_ebpf::Miss;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval_at},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::{
     cgroup::{
@@ -25,15 +22,17 @@ use crate::{
     },
     health::Pulse,
     metrics::Metrics,
-    pod_uid::PodUid,
-    pods::{Pod, Pods},
+    pods::Pods,
 };
 
+mod handle;
 pub mod namespaces;
 mod processes;
 mod retries;
 mod watches;
 
+use handle::Command;
+pub use handle::{Commands, DiscoveryHandle};
 use namespaces::{Namespaces, ServeError};
 use processes::{Census, NetnsId, open_netns};
 use retries::Retries;
@@ -44,47 +43,6 @@ pub const RESCAN: Duration = Duration::from_secs(30);
 
 /// Namespaces of one pod: its own, and some for containers in containers. Each costs three descriptors here.
 const NAMESPACES_PER_POD: usize = 16;
-
-/// Asks discovery from other threads.
-#[derive(Clone, Debug)]
-pub struct DiscoveryHandle(mpsc::UnboundedSender<Command>);
-
-#[derive(Debug)]
-enum Command {
-    Adopt { path: String, uid: PodUid, answer: oneshot::Sender<Option<Arc<Pod>>> },
-    ListenerFailed { cookie: u64 },
-    Missed(Miss),
-}
-
-impl DiscoveryHandle {
-    /// A handle, and the end that [`Discovery::run`] takes.
-    #[must_use]
-    pub fn new() -> (Self, Commands) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), Commands(receiver))
-    }
-
-    /// A pod whose cgroup (a path below the kubepods root) discovery has not seen yet; `None` when it is not there.
-    pub async fn adopt(&self, path: String, uid: PodUid) -> Option<Arc<Pod>> {
-        let (answer, pod) = oneshot::channel();
-        self.0.send(Command::Adopt { path, uid, answer }).ok()?;
-        pod.await.ok()?
-    }
-
-    /// A listener does not accept any more.
-    pub fn listener_failed(&self, cookie: u64) {
-        let _ = self.0.send(Command::ListenerFailed { cookie });
-    }
-
-    /// A connection found no listener.
-    pub fn missed(&self, miss: Miss) {
-        let _ = self.0.send(Command::Missed(miss));
-    }
-}
-
-/// Where handles' questions arrive.
-#[derive(Debug)]
-pub struct Commands(mpsc::UnboundedReceiver<Command>);
 
 /// Discovery cannot go on.
 #[derive(Debug, thiserror::Error)]

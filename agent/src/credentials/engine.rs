@@ -4,10 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Clock, Grant,
-    worker::{Credentials, PresentedToken, Worker},
-};
+use super::{Clock, Credentials, Grant, PresentedToken, worker::Worker};
 use crate::{metrics::Metrics, pod_uid::PodUid, refusal::Refusal};
 
 /// A call to EKS Auth under way.

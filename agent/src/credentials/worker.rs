@@ -5,7 +5,6 @@
 //! hangs up drops its end of the demand, which the fetch does not notice.
 use std::{
     collections::VecDeque,
-    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -16,14 +15,17 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
-use super::{Engine, Issued, UpstreamFuture, policy};
+use super::{
+    Engine, Issued, UpstreamFuture,
+    handle::{AcceptedToken, Answer, Credentials, Demand, PresentedToken, State, served},
+    policy,
+};
 use crate::{
     metrics::{CacheErrorKind, EksAuthOutcome},
     pod_uid::PodUid,
     refusal::{Outage, Refusal},
-    token::{self, Claims, TokenDigest},
+    token::{self, TokenDigest},
 };
 
 /// Accepted tokens that are remembered: rotation has two in use at a time, containers may lag behind.
@@ -32,116 +34,6 @@ const REMEMBERED_TOKENS: usize = 4;
 const WAITING_TOKENS: usize = 4;
 /// Demands on their way to the worker; callers are bounded by the pod's connections.
 const DEMANDS: usize = 1024;
-
-/// A token that a caller presented, its claims checked. Wiped on drop.
-pub struct PresentedToken {
-    raw: Zeroizing<String>,
-    digest: TokenDigest,
-    claims: Claims,
-}
-
-impl PresentedToken {
-    /// Copies the token out of the request.
-    #[must_use]
-    pub fn new(raw: &str, digest: TokenDigest, claims: Claims) -> Self {
-        Self { raw: Zeroizing::new(raw.to_owned()), digest, claims }
-    }
-
-    /// The token itself, a secret.
-    #[must_use]
-    pub fn secret(&self) -> &str {
-        &self.raw
-    }
-
-    /// What it says.
-    #[must_use]
-    pub fn claims(&self) -> &Claims {
-        &self.claims
-    }
-}
-
-impl fmt::Debug for PresentedToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PresentedToken").field("claims", &self.claims).finish_non_exhaustive()
-    }
-}
-
-/// A pod's credentials as everybody sees them.
-#[derive(Clone, Debug)]
-pub enum State {
-    /// Nobody has asked, or what there was has expired.
-    Empty,
-    /// Served to whoever presents one of the accepted tokens.
-    Available {
-        /// What is served.
-        issued: Arc<Issued>,
-        /// Tokens for which EKS Auth gave credentials.
-        accepted: Vec<AcceptedToken>,
-    },
-    /// Nothing to serve, and the last fetch failed.
-    Unavailable(Refusal),
-    /// The pod has ended.
-    Ended,
-}
-
-/// A token that EKS Auth accepted for the pod.
-#[derive(Clone, Copy, Debug)]
-pub struct AcceptedToken {
-    digest: TokenDigest,
-    expires_at: SystemTime,
-}
-
-type Answer = Result<Arc<Issued>, Refusal>;
-
-struct Demand {
-    token: Arc<PresentedToken>,
-    waiter: oneshot::Sender<Answer>,
-}
-
-/// A handle to a pod's credentials.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    state: Arc<ArcSwap<State>>,
-    demands: mpsc::Sender<Demand>,
-}
-
-impl Credentials {
-    /// Credentials for a token that EKS Auth accepted before, if there are valid ones: no wait, no lock.
-    #[must_use]
-    pub fn cached(&self, digest: &TokenDigest, now: SystemTime) -> Option<Arc<Issued>> {
-        match &**self.state.load() {
-            State::Available { issued, accepted } => served(issued, accepted, digest, now),
-            State::Empty | State::Unavailable(_) | State::Ended => None,
-        }
-    }
-
-    /// Waits for credentials; the fetch goes on when the caller does not.
-    pub async fn obtain(&self, token: PresentedToken) -> Answer {
-        let (waiter, answer) = oneshot::channel();
-        let demand = Demand { token: Arc::new(token), waiter };
-        self.demands.try_send(demand).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Refusal::PodLimit,
-            mpsc::error::TrySendError::Closed(_) => Refusal::PodGone,
-        })?;
-        answer.await.unwrap_or(Err(Refusal::PodGone))
-    }
-
-    /// What the pod has now.
-    #[must_use]
-    pub fn state(&self) -> Arc<State> {
-        self.state.load_full()
-    }
-}
-
-fn served(
-    issued: &Arc<Issued>,
-    accepted: &[AcceptedToken],
-    digest: &TokenDigest,
-    now: SystemTime,
-) -> Option<Arc<Issued>> {
-    let known = accepted.iter().any(|token| token.digest == *digest && !token::expired(token.expires_at, now));
-    (known && issued.valid_at(now)).then(|| Arc::clone(issued))
-}
 
 /// A call to EKS Auth, and who waits for it.
 struct Fetch {

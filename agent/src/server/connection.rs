@@ -63,14 +63,18 @@ async fn serve_caller(context: Arc<Context>, stream: TcpStream, caller: Caller) 
             let activity = Arc::new(Activity::default());
             let ended = caller.pod().ended().clone();
             let (shared, busy) = (Arc::clone(&context), Arc::clone(&activity));
+            let asking = caller.clone();
             let service = service_fn(move |request: Request<Incoming>| {
-                let (context, caller, busy) = (Arc::clone(&shared), caller.clone(), Arc::clone(&busy));
+                let (context, caller, busy) = (Arc::clone(&shared), asking.clone(), Arc::clone(&busy));
                 async move {
                     let _request = busy.begin();
                     Ok::<_, Infallible>(route::answer(&context, &caller, &request).await)
                 }
             });
-            serve(&context, stream, service, &activity, &ended).await;
+            if serve(&context, stream, service, &activity, &ended).await == End::NotHttp {
+                record::refused(&context, Some(&caller), &Refusal::MalformedRequest, Duration::ZERO);
+                context.metrics.responded(Refusal::MalformedRequest.status());
+            }
             context.metrics.connections.dec();
             drop(permit);
         }
@@ -95,7 +99,17 @@ async fn refuse(context: &Arc<Context>, stream: TcpStream, caller: Option<&Calle
         async move { Ok::<_, Infallible>(response) }
     });
     let nobody = CancellationToken::new();
-    serve(context, stream, service, &Activity::default(), &nobody).await;
+    // Refused already, whatever it is that was sent.
+    let _ = serve(context, stream, service, &Activity::default(), &nobody).await;
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By either side's will, or with its pod.
+    Closed,
+    /// What came was not HTTP/1; the protocol has answered that with 400 or 431.
+    NotHttp,
 }
 
 /// Whether a request is being answered, and when the last one was.
@@ -126,7 +140,13 @@ impl Activity {
 }
 
 /// Runs the HTTP protocol until the connection ends, or must.
-async fn serve<S>(context: &Context, stream: TcpStream, service: S, activity: &Activity, pod_ended: &CancellationToken)
+async fn serve<S>(
+    context: &Context,
+    stream: TcpStream,
+    service: S,
+    activity: &Activity,
+    pod_ended: &CancellationToken,
+) -> End
 where
     S: Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible> + Unpin,
 {
@@ -142,8 +162,13 @@ where
     loop {
         tokio::select! {
             biased;
-            () = pod_ended.cancelled() => return reset(connection.into_parts().io.into_inner()),
-            ended = &mut connection => return protocol_ended(context, ended),
+            () = pod_ended.cancelled() => {
+                reset(connection.into_parts().io.into_inner());
+                return End::Closed;
+            }
+            ended = &mut connection => {
+                return if ended.is_err_and(|error| error.is_parse()) { End::NotHttp } else { End::Closed };
+            }
             () = context.closing.cancelled(), if !closing => {
                 closing = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -151,7 +176,7 @@ where
             () = tokio::time::sleep_until(deadline) => {
                 let used = activity.take();
                 if !used || accepted.elapsed() >= OLDEST + IDLE {
-                    return;
+                    return End::Closed;
                 }
                 if accepted.elapsed() >= OLDEST {
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -159,14 +184,6 @@ where
                 deadline = Instant::now() + IDLE;
             }
         }
-    }
-}
-
-/// A request that is not HTTP/1 has been answered by the protocol; it is a refusal like any other.
-fn protocol_ended(context: &Context, ended: Result<(), hyper::Error>) {
-    if ended.is_err_and(|error| error.is_parse()) {
-        context.metrics.refused(&Refusal::MalformedRequest);
-        context.metrics.responded(Refusal::MalformedRequest.status());
     }
 }
 

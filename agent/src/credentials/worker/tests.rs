@@ -7,12 +7,14 @@ use std::{
 };
 
 use tokio::{runtime::Handle, time::sleep};
+use zeroize::Zeroizing;
 
 use super::{super::engine::Limits, *};
 use crate::{
     credentials::{Clock, Grant, Upstream},
     metrics::Metrics,
     refusal::UpstreamError,
+    token::Claims,
 };
 
 const UID: &str = "6a4d7b1e-0c7b-4b43-9f0e-1d6f3b1f2a77";
