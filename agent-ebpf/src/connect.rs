@@ -103,7 +103,8 @@ fn report(netns_cookie: u64) {
         netns_cookie,
         // SAFETY: plain helper calls about the current task.
         cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        tid: bpf_get_current_pid_tgid() as u32,
+        // The lower half is the thread.
+        tid: u32::try_from(bpf_get_current_pid_tgid() & u64::from(u32::MAX)).unwrap_or_default(),
         reserved: 0,
     };
     if MISSES.output(miss, 0).is_err() {

@@ -8,6 +8,13 @@
     target_arch = "bpf",
     expect(unsafe_code, reason = "programs call the kernel's helpers and write to its contexts")
 )]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::inline_always,
+        reason = "a call costs more than what most of these do, and hides bounds from the verifier"
+    )
+)]
 
 #[cfg(target_arch = "bpf")]
 mod connect;
@@ -21,6 +28,8 @@ mod target;
 /// The entry points. A wrapper decides what the worker's answer means for the caller.
 #[cfg(target_arch = "bpf")]
 mod programs {
+    #![expect(clippy::needless_pass_by_value, reason = "aya's entry points take their context by value")]
+
     use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
     use crate::{connect, peername};
@@ -55,10 +64,7 @@ mod programs {
     /// A connection with no listener to go to must not leave the pod: there may be somebody else at the address.
     #[inline(always)]
     fn verdict(outcome: Result<(), connect::NoListener>) -> i32 {
-        match outcome {
-            Ok(()) => PROCEED,
-            Err(connect::NoListener) => REFUSE,
-        }
+        if let Err(connect::NoListener) = outcome { REFUSE } else { PROCEED }
     }
 
     #[panic_handler]

@@ -55,7 +55,7 @@ pub(crate) fn listener_port(map: &'static SockHash<u64, MAX_LISTENERS>, netns_co
         // Volatile, or LLVM may sink the load below the release.
         let port = core::ptr::read_volatile(&raw const (*sk).src_port);
         bpf_sk_release(sk.cast());
-        Some(port as u16)
+        u16::try_from(port).ok()
     }
 }
 

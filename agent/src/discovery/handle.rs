@@ -19,7 +19,7 @@ pub(super) enum Command {
 }
 
 impl DiscoveryHandle {
-    /// A handle, and the end that [`Discovery::run`] takes.
+    /// A handle, and the end that [`Discovery::run`](super::Discovery::run) takes.
     #[must_use]
     pub fn new() -> (Self, Commands) {
         let (sender, receiver) = mpsc::unbounded_channel();
