@@ -19,6 +19,8 @@ const PACKAGE: &str = "agent-ebpf";
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// Debian's LLVM that fits `DEBIAN_RUSTC`.
 const DEBIAN_LLVM_STRIP: &str = "/usr/lib/llvm-22/bin/llvm-strip";
+/// The major version of that LLVM, which `cargo xtask setup` builds bpf-linker with.
+const DEBIAN_LLVM: u32 = 22;
 /// The part of a sysroot that `-Z build-std` compiles. rustup's component rust-src and Debian's package
 /// rust-web-src put it at the same place.
 const LIBRARY_SOURCE: &str = "lib/rustlib/src/rust/library/core";
@@ -44,22 +46,46 @@ pub(crate) enum Origin {
     Debian,
 }
 
+/// A compiler that can build `core`.
+#[derive(Debug)]
+struct Compiler {
+    origin: Origin,
+    cargo: PathBuf,
+    /// The directory that holds rustc and clippy-driver.
+    bin: PathBuf,
+}
+
 /// A compiler for the programs, with the linker and the tool that strips what the linker made.
 #[derive(Debug)]
 pub(crate) struct Toolchain {
-    pub(crate) origin: Origin,
-    cargo: PathBuf,
-    /// The directory that holds rustc and its `clippy-driver`.
-    bin: PathBuf,
+    compiler: Compiler,
     linker: PathBuf,
     strip: PathBuf,
+}
+
+/// What a toolchain is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Compiler,
+    Linker,
+    Strip,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Compiler => "a compiler with the source of core",
+            Self::Linker => "bpf-linker",
+            Self::Strip => "llvm-strip",
+        })
+    }
 }
 
 /// Why the programs were not built.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Parts of a toolchain that are nowhere on this machine.
-    Missing(Vec<&'static str>),
+    Missing(Vec<Part>),
     /// A tool could not be started.
     Start(PathBuf, io::Error),
     /// A tool ran and failed; it has said why on standard error.
@@ -71,11 +97,11 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Missing(parts) => write!(
-                f,
-                "no toolchain for the eBPF programs ({} not found): run `cargo xtask setup` once",
-                parts.join(", ")
-            ),
+            Self::Missing(parts) => {
+                let names: Vec<_> = parts.iter().map(ToString::to_string).collect();
+                let names = names.join(", ");
+                write!(f, "no toolchain for the eBPF programs ({names} not found): run `cargo xtask setup` once")
+            }
             Self::Start(tool, error) => write!(f, "eBPF programs: {} does not start: {error}", tool.display()),
             Self::Tool(tool, status) => write!(f, "eBPF programs: {} failed ({status})", tool.display()),
             Self::File(path, error) => write!(f, "eBPF programs: {}: {error}", path.display()),
@@ -85,43 +111,49 @@ impl fmt::Display for Failure {
 
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
+        match &self.compiler.origin {
             Origin::Rustup(name) => write!(f, "rustup's {name}, because it has rust-src"),
-            Origin::Debian => write!(f, "Debian's rustc-web, because no nightly of rustup has rust-src"),
+            Origin::Debian => write!(
+                f,
+                "Debian's rustc-web, because no nightly of rustup has rust-src and an LLVM that bpf-linker reads"
+            ),
         }
     }
 }
 
 impl Toolchain {
-    /// Finds what this machine has. A nightly without rust-src does not count: it cannot build `core` for BPF.
+    /// Finds what this machine has. A nightly without rust-src does not count: it cannot build `core` for BPF. Nor does
+    /// a compiler with a newer LLVM than the linker's: its bitcode could not be read.
     pub(crate) fn find() -> Result<Self, Failure> {
-        let compiler = rustup_nightly().or_else(debian);
         let linker = in_path("bpf-linker").or_else(|| file(cargo_home()?.join("bin/bpf-linker")));
-        let strip = find_strip(compiler.as_ref().map(|(_, _, bin)| bin.as_path()));
+        // A linker that has LLVM built in does not show its version; it is taken to fit.
+        let llvm = linker.as_deref().map_or(Some(DEBIAN_LLVM), linkers_llvm).unwrap_or(u32::MAX);
+        let compiler = rustup_nightly(llvm).or_else(|| debian(llvm));
+        let strip = find_strip(compiler.as_ref().map(|compiler| compiler.bin.as_path()));
 
         match (compiler, linker, strip) {
-            (Some((origin, cargo, bin)), Some(linker), Some(strip)) => Ok(Self { origin, cargo, bin, linker, strip }),
+            (Some(compiler), Some(linker), Some(strip)) => Ok(Self { compiler, linker, strip }),
             (compiler, linker, strip) => {
-                let parts = [
-                    (compiler.is_none(), "a rustup nightly with rust-src or Debian's rustc-web with rust-web-src"),
-                    (linker.is_none(), "bpf-linker"),
-                    (strip.is_none(), "llvm-strip"),
+                let missing = [
+                    compiler.is_none().then_some(Part::Compiler),
+                    linker.is_none().then_some(Part::Linker),
+                    strip.is_none().then_some(Part::Strip),
                 ];
-                Err(Failure::Missing(parts.into_iter().filter(|(gone, _)| *gone).map(|(_, name)| name).collect()))
+                Err(Failure::Missing(missing.into_iter().flatten().collect()))
             }
         }
     }
 
     /// Files that a build with this toolchain depends on: when one changes or goes, the build is to be repeated.
     pub(crate) fn files(&self) -> [PathBuf; 3] {
-        [self.bin.join("rustc"), self.linker.clone(), self.strip.clone()]
+        [self.bin().join("rustc"), self.linker.clone(), self.strip.clone()]
     }
 
     /// A nested cargo that runs `subcommand` on the programs: same flags and same directory, whatever calls it.
     ///
     /// `architecture` is that of the kernel the programs will run on, and matters to code that reads registers only.
     pub(crate) fn cargo(&self, workspace: &Path, architecture: &str, subcommand: &str, flags: &[&str]) -> Command {
-        let mut cargo = Command::new(&self.cargo);
+        let mut cargo = Command::new(&self.compiler.cargo);
         for (name, _) in env::vars_os() {
             if leaks(&name) {
                 cargo.env_remove(name);
@@ -145,7 +177,7 @@ impl Toolchain {
 
         cargo
             .current_dir(workspace)
-            .env("RUSTC", self.bin.join("rustc"))
+            .env("RUSTC", self.bin().join("rustc"))
             // A wrapper set in a configuration file of cargo gives way only to an empty variable.
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "")
@@ -161,6 +193,11 @@ impl Toolchain {
             .args(["--target", TARGET, "-Z", "build-std=core", "--target-dir"])
             .arg(target_directory(workspace));
         cargo
+    }
+
+    /// The directory that holds rustc, and clippy-driver if it is installed: Debian has it in a package of its own.
+    pub(crate) fn bin(&self) -> &Path {
+        &self.compiler.bin
     }
 
     /// Builds the programs and writes them without debug information to `stripped`; BTF and line information stay.
@@ -210,31 +247,59 @@ fn leaks(name: &OsStr) -> bool {
         || name == "RUSTUP_TOOLCHAIN"
 }
 
-/// The rustup nightly to use, its cargo, and its directory of programs.
-fn rustup_nightly() -> Option<(Origin, PathBuf, PathBuf)> {
+/// The nightly of rustup to use, if one has rust-src and an LLVM that is not newer than `llvm`.
+fn rustup_nightly(llvm: u32) -> Option<Compiler> {
     let home = env::var_os("RUSTUP_HOME").map(PathBuf::from);
     let toolchains = home.or_else(|| Some(env::home_dir()?.join(".rustup")))?.join("toolchains");
     let mut names: Vec<String> = fs::read_dir(&toolchains)
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with("nightly") && toolchains.join(name).join(LIBRARY_SOURCE).is_dir())
+        .filter(|name| name.starts_with("nightly"))
+        .filter(|name| toolchains.join(name).join(LIBRARY_SOURCE).is_dir())
+        .filter(|name| compilers_llvm(&toolchains.join(name).join("bin/rustc")).is_some_and(|own| own <= llvm))
         .collect();
     // `nightly-<host>` sorts after every `nightly-<date>-<host>`, and later dates after earlier ones.
     names.sort();
     let name = names.pop()?;
     let bin = toolchains.join(&name).join("bin");
-    Some((Origin::Rustup(name), bin.join("cargo"), bin))
+    Some(Compiler { origin: Origin::Rustup(name), cargo: bin.join("cargo"), bin })
 }
 
 /// Debian's compiler, driven by the cargo that runs now: Debian's own would do, but is not needed.
-fn debian() -> Option<(Origin, PathBuf, PathBuf)> {
-    let sysroot = Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"]).output().ok()?;
-    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim_end());
-    if !sysroot.join(LIBRARY_SOURCE).is_dir() {
+fn debian(llvm: u32) -> Option<Compiler> {
+    let rustc = Path::new(DEBIAN_RUSTC);
+    let sysroot = PathBuf::from(output(rustc, &["--print", "sysroot"])?.trim_end());
+    if !sysroot.join(LIBRARY_SOURCE).is_dir() || compilers_llvm(rustc)? > llvm {
         return None;
     }
     let cargo = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
-    Some((Origin::Debian, cargo, Path::new(DEBIAN_RUSTC).parent()?.to_path_buf()))
+    Some(Compiler { origin: Origin::Debian, cargo, bin: rustc.parent()?.to_path_buf() })
+}
+
+/// The major version of the LLVM in a compiler.
+fn compilers_llvm(rustc: &Path) -> Option<u32> {
+    leading_number(output(rustc, &["-vV"])?.split_once("LLVM version: ")?.1)
+}
+
+/// The major version of the shared LLVM that a linker loads, from the name in its dynamic section: `libLLVM.so.22.1`,
+/// or `libLLVM-22.so.1`.
+fn linkers_llvm(linker: &Path) -> Option<u32> {
+    let bytes = fs::read(linker).ok()?;
+    let names = [b"libLLVM.so.".as_slice(), b"libLLVM-".as_slice()];
+    names.into_iter().find_map(|name| {
+        let start = bytes.windows(name.len()).position(|window| window == name)? + name.len();
+        leading_number(&String::from_utf8_lossy(bytes.get(start..start + 4)?))
+    })
+}
+
+fn leading_number(text: &str) -> Option<u32> {
+    text.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// What a tool prints, if it runs and succeeds.
+fn output(tool: &Path, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(tool).args(arguments).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
 }
 
 /// Newer first: an old `llvm-strip` in `PATH` may come from a release that does not know every section.

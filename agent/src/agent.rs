@@ -1,5 +1,5 @@
 //! Builds every part and runs them until the agent is told to stop.
-use std::{io, sync::Arc, time::Instant};
+use std::{io, pin::pin, sync::Arc, time::Instant};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::{
@@ -15,11 +15,11 @@ use crate::{
     config::{HostNetworkPods, ServerConfig},
     credentials::{Clock, Engine, engine::Limits},
     discovery::{
-        self, Discovery, DiscoveryError, DiscoveryHandle,
+        self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
     eks_auth::{self, EksAuth},
-    health::{Liveness, Readiness},
+    health::{Liveness, NotReady, Readiness},
     metrics::Metrics,
     netns::NetnsWorker,
     pods::Pods,
@@ -70,18 +70,34 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// Whether the operator's configuration is at fault, rather than the node.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::EksAuth(_)
+                | Self::Kubepods(
+                    KubepodsError::NotAPod { .. }
+                        | KubepodsError::Given(..)
+                        | KubepodsError::NotCgroup2(_)
+                        | KubepodsError::Name(_)
+                )
+        )
+    }
+}
+
+fn process(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
+    move |error| AgentError::Process { what, error }
+}
+
 /// Runs the agent on the current runtime until SIGTERM or SIGINT.
 pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), AgentError> {
-    let process = |what| move |error| AgentError::Process { what, error };
     harden().map_err(|errno| process("forbid core dumps")(errno.into()))?;
     raise_descriptor_limit();
     let mut terminate = signal(SignalKind::terminate()).map_err(process("wait for SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(process("wait for SIGINT"))?;
-
-    let (readiness, starting) = Readiness::new("the kernel self-test");
-    let liveness = Liveness::default();
-    serve_admin(&config, Admin::new(readiness, liveness.clone(), Arc::clone(&metrics)))?;
-
+    // Before anything that another agent on this node could notice.
     self_test::run(&config.listener_ports)?;
     let kubepods = Arc::new(match &config.kubepods_cgroup {
         Some(directory) => Kubepods::given(directory)?,
@@ -89,61 +105,96 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     });
     tracing::info!(cgroup = kubepods.path(), cgroup_id = %kubepods.id(), driver = ?kubepods.driver(), "found the kubepods cgroup");
 
-    starting.now("the set-up of EKS Auth");
-    let eks_auth = EksAuth::new(&config.cluster_name, config.endpoint.as_deref()).await?;
-
-    starting.now("the eBPF programs");
-    let targets = Targets { port: config.target_port, v4: config.steer.v4, v6: config.steer.v6 };
-    let (steering, events) = Steering::load(targets, config.log.verbosity.includes_debug())?;
-    let steering = Arc::new(steering);
-    metrics.read_steering_from({
-        let steering = Arc::clone(&steering);
-        move || steering.counts()
-    });
-
-    starting.now("the first scan of the node's pods");
-    let clock = Clock::system();
-    let limits = Limits {
-        longest_retention: config.max_retention,
-        upstream_concurrency: config.max_upstream_concurrency.get() as usize,
-    };
-    let engine = Engine::new(Arc::new(eks_auth), clock.clone(), limits, Arc::clone(&metrics), Handle::current());
-    let pods = Pods::new(engine, Arc::clone(&metrics));
-    let (handle, commands) = DiscoveryHandle::new();
-    let (listeners, new_listeners) = mpsc::unbounded_channel();
-    let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
-    let attestor = Attestor::new(Arc::clone(&kubepods), Arc::clone(&pods), handle.clone(), serve_host_network);
-    let context = Context::new(attestor, clock, Arc::clone(&metrics), handle.clone());
-    let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
-    let server = Server::start(context, new_listeners, pulse).map_err(process("start the serving thread"))?;
-    let worker = NetnsWorker::start(config.listener_ports.clone())
-        .map_err(process("start the thread that enters network namespaces"))?;
-    let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
-    let mut discovery = Discovery::start(Arc::clone(&kubepods), pods, Arc::clone(&metrics), namespaces).await?;
+    let (readiness, starting) = Readiness::new("the set-up of EKS Auth");
+    let liveness = Liveness::default();
+    serve_admin(&config, Admin::new(readiness.clone(), liveness.clone(), Arc::clone(&metrics)))?;
+    let mut agent = Agent::build(&config, kubepods, &liveness, &starting, metrics).await?;
     // Listeners first: no connection of a pod that was there before is refused for want of one.
-    discovery.scan().await?;
-    steering.attach(&kubepods.directory())?;
+    agent.discovery.scan().await?;
+    agent.steering.attach(&agent.kubepods.directory())?;
     // What the programs' loading took is not needed again.
     sys::trim_heap();
     drop(starting);
-    tracing::info!(pods = metrics.pods.get(), namespaces = metrics.namespaces.get(), "ready");
+    tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
+    let Agent { discovery, commands, events, handle, steering, server, .. } = agent;
     let pulse = liveness.expect("discovery", discovery::RESCAN * MISSED_BEATS, Instant::now());
-    let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        outcome = discovery.run(commands, pulse) => outcome.map_err(AgentError::Discovery),
-        outcome = forward(events, handle) => outcome.map_err(AgentError::Events),
+    let mut working = pin!(async {
+        tokio::select! {
+            outcome = discovery.run(commands, pulse) => outcome.map_err(AgentError::Discovery),
+            outcome = events.forward(|miss| handle.missed(miss)) => outcome.map_err(AgentError::Events),
+        }
+    });
+    let failed = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        outcome = &mut working => Some(outcome),
     };
+    let _stopping = readiness.wait_for("the end: the agent is stopping");
     tracing::info!("stopping");
-    // First nothing new is steered here, then what is under way ends.
+    // First nothing new is steered here, then what is under way ends: with discovery and EKS Auth still at work.
     steering.detach();
-    server.drain();
-    outcome
+    if let Some(outcome) = failed {
+        server.drain().await;
+        return outcome;
+    }
+    tokio::select! {
+        () = server.drain() => Ok(()),
+        outcome = &mut working => outcome,
+    }
 }
 
-async fn forward(events: Events, discovery: DiscoveryHandle) -> io::Result<()> {
-    events.forward(|miss| discovery.missed(miss)).await
+/// The parts that run.
+struct Agent {
+    kubepods: Arc<Kubepods>,
+    metrics: Arc<Metrics>,
+    steering: Arc<Steering>,
+    events: Events,
+    server: Server,
+    discovery: Discovery,
+    commands: Commands,
+    handle: DiscoveryHandle,
+}
+
+impl Agent {
+    /// Builds every part. Programs are loaded and attached nowhere, the host netns has its listener.
+    async fn build(
+        config: &ServerConfig,
+        kubepods: Arc<Kubepods>,
+        liveness: &Liveness,
+        starting: &NotReady,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, AgentError> {
+        let eks_auth = EksAuth::new(&config.cluster_name, config.endpoint.as_deref()).await?;
+
+        starting.now("the eBPF programs");
+        let targets = Targets { port: config.target_port, v4: config.steer.v4, v6: config.steer.v6 };
+        let (steering, events) = Steering::load(targets, config.log.verbosity.includes_debug())?;
+        let steering = Arc::new(steering);
+        let counted = Arc::clone(&steering);
+        metrics.read_steering_from(move || counted.counts());
+
+        starting.now("the first scan of the node's pods");
+        let clock = Clock::system();
+        let limits = Limits {
+            longest_retention: config.max_retention,
+            upstream_concurrency: config.max_upstream_concurrency.get() as usize,
+        };
+        let engine = Engine::new(Arc::new(eks_auth), clock.clone(), limits, Arc::clone(&metrics), Handle::current());
+        let pods = Pods::new(engine, Arc::clone(&metrics));
+        let (handle, commands) = DiscoveryHandle::new();
+        let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
+        let attestor = Attestor::new(Arc::clone(&kubepods), Arc::clone(&pods), handle.clone(), serve_host_network);
+        let context = Context::new(attestor, clock, Arc::clone(&metrics), handle.clone());
+        let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
+        let (listeners, new_listeners) = mpsc::unbounded_channel();
+        let server = Server::start(context, new_listeners, pulse).map_err(process("start the serving thread"))?;
+        let worker = NetnsWorker::start(config.listener_ports.clone())
+            .map_err(process("start the thread that enters network namespaces"))?;
+        let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
+        let discovery = Discovery::start(Arc::clone(&kubepods), pods, Arc::clone(&metrics), namespaces).await?;
+        Ok(Self { kubepods, metrics, steering, events, server, discovery, commands, handle })
+    }
 }
 
 fn serve_admin(config: &ServerConfig, admin: Admin) -> Result<(), AgentError> {

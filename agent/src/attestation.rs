@@ -19,8 +19,9 @@ use crate::{
         mount::ResolveError,
         path::{ContainerId, Owner, Placement, PodCgroup},
     },
-    discovery::DiscoveryHandle,
+    discovery::{DiscoveryHandle, Stopped},
     namespace::Namespace,
+    pod_uid::PodUid,
     pods::{Pod, Pods},
     refusal::Refusal,
     sys,
@@ -40,8 +41,9 @@ const CLOSE_WAIT: u8 = 8;
 /// costs each a look-up of 5 µs.
 const REMEMBERED_CGROUPS: usize = 8192;
 
-/// How long discovery may take to adopt a pod that connects before it was seen.
-const ADOPTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long discovery may take to adopt a pod that connects before it was seen. With the 0.9 s within which a request is
+/// answered it makes the second after which the least patient SDKs hang up.
+const ADOPTION_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Who is at the other end of a connection, proven.
 #[derive(Clone, Debug)]
@@ -78,19 +80,37 @@ impl Caller {
     }
 }
 
+/// What is known about a caller that is nobody's, for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// The cgroup in which the socket was made.
+    pub cgroup: Option<CgroupId>,
+    /// The user id that owns the socket.
+    pub user: Option<u32>,
+    /// The pod that the cgroup names.
+    pub pod: Option<PodUid>,
+    /// The container that the cgroup names.
+    pub container: Option<ContainerId>,
+}
+
+impl From<&Caller> for Evidence {
+    fn from(caller: &Caller) -> Self {
+        Self {
+            cgroup: Some(caller.cgroup),
+            user: Some(caller.user),
+            pod: Some(caller.pod.uid()),
+            container: caller.container,
+        }
+    }
+}
+
 /// Why a connection has no caller.
 #[derive(Debug)]
 pub enum Unattested {
     /// The caller is told so.
-    Refused(Refusal),
+    Refused(Refusal, Evidence),
     /// Nobody may read from the connection: by now its 4-tuple may be somebody else's.
     Drop,
-}
-
-impl From<Refusal> for Unattested {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
 }
 
 /// Cgroups whose pod was resolved before. Ids are never used twice, so an entry is never wrong.
@@ -122,24 +142,33 @@ impl Attestor {
         peer: SocketAddr,
         local: SocketAddr,
     ) -> Result<Caller, Unattested> {
-        let info = namespace.diag.lookup(peer, local).map_err(|error| unanswered(&error))?;
-        let cgroup = check(&info, peer, local)?;
+        let mut evidence = Evidence::default();
+        let info = namespace.diag.lookup(peer, local);
+        let info = info.map_err(|error| Unattested::Refused(unanswered(&error), evidence))?;
+        evidence = Evidence { cgroup: info.cgroup, user: Some(info.uid), ..evidence };
+        let cgroup = check(&info, peer, local).map_err(|refusal| Unattested::Refused(refusal, evidence))?;
         // After the look-up, not before: a second socket, bound to the loopback device, can take over this 4-tuple,
         // but only once the accepted socket has died. As long as that lives, the answer was about its peer.
         match sys::tcp_state(accepted) {
             Ok(ESTABLISHED | CLOSE_WAIT) => {}
             Ok(_) | Err(_) => return Err(Unattested::Drop),
         }
-        let (pod, container) = self.resolve(cgroup).await?;
+        let resolved = self.resolve(cgroup, &mut evidence).await;
+        let (pod, container) = resolved.map_err(|refusal| Unattested::Refused(refusal, evidence))?;
         if namespace.is_host && !self.serve_host_network {
-            return Err(Refusal::HostNetworkPod.into());
+            return Err(Unattested::Refused(Refusal::HostNetworkPod, evidence));
         }
         Ok(Caller { pod, container, cgroup, user: info.uid })
     }
 
     /// The living pod that a cgroup belongs to.
-    async fn resolve(&self, cgroup: CgroupId) -> Result<(Arc<Pod>, Option<ContainerId>), Refusal> {
+    async fn resolve(
+        &self,
+        cgroup: CgroupId,
+        evidence: &mut Evidence,
+    ) -> Result<(Arc<Pod>, Option<ContainerId>), Refusal> {
         if let Some((pod, container)) = self.recall(cgroup) {
+            (evidence.pod, evidence.container) = (Some(pod.uid()), container);
             return if pod.is_alive() { Ok((pod, container)) } else { Err(Refusal::PodGone) };
         }
         let (path, placement) = match self.kubepods.locate(cgroup) {
@@ -156,15 +185,18 @@ impl Attestor {
             Placement::Pod(PodCgroup { owner: Owner::Static, .. }) => return Err(Refusal::StaticPod),
             Placement::Pod(placed @ PodCgroup { owner: Owner::Pod(uid), .. }) => (uid, placed),
         };
-        let pod = match self.pods.get(uid) {
-            Some(pod) => pod,
+        (evidence.pod, evidence.container) = (Some(uid), placed.container);
+        let pod = if let Some(pod) = self.pods.get(uid) {
+            pod
+        } else {
             // It connected before discovery saw its cgroup: discovery is the only one who may add it.
-            None => match timeout(ADOPTION_TIMEOUT, self.discovery.adopt(placed.pod_path(&path).to_owned(), uid)).await
-            {
-                Ok(Some(pod)) => pod,
-                Ok(None) => return Err(Refusal::PodGone),
-                Err(_) => return Err(Refusal::AttestationFailed),
-            },
+            let adopted = self.discovery.adopt(placed.pod_path(&path).to_owned(), uid);
+            match timeout(ADOPTION_TIMEOUT, adopted).await {
+                Ok(Ok(Some(pod))) => pod,
+                Ok(Ok(None)) => return Err(Refusal::PodGone),
+                // Discovery is busy or ending: nothing is known about the pod, and another try may tell.
+                Ok(Err(Stopped)) | Err(_) => return Err(Refusal::AttestationFailed),
+            }
         };
         if !pod.is_alive() {
             return Err(Refusal::PodGone);

@@ -52,6 +52,12 @@ pub enum Stop {
     Misconfigured(String),
 }
 
+/// The exit code of a configuration that cannot work.
+#[must_use]
+pub fn misconfigured() -> ExitCode {
+    ExitCode::from(EX_USAGE)
+}
+
 impl Stop {
     /// Prints it where it belongs and says how to exit: 0 after help, 64 after a bad configuration.
     #[must_use]
@@ -64,7 +70,7 @@ impl Stop {
             }
             Self::Misconfigured(line) => {
                 eprintln!("pod-identity-agent: {line}");
-                ExitCode::from(EX_USAGE)
+                misconfigured()
             }
         }
     }

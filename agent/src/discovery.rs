@@ -5,7 +5,7 @@
 //! this pod have now", and the answer is compared with what is served.
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fmt, fs, io,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -22,7 +22,9 @@ use crate::{
     },
     health::Pulse,
     metrics::Metrics,
+    netns::OpenError,
     pods::Pods,
+    telemetry::{RateLimiter, Verdict},
 };
 
 mod handle;
@@ -32,7 +34,7 @@ mod retries;
 mod watches;
 
 use handle::Command;
-pub use handle::{Commands, DiscoveryHandle};
+pub use handle::{Commands, DiscoveryHandle, Stopped};
 use namespaces::{Namespaces, ServeError};
 use processes::{Census, NetnsId, open_netns};
 use retries::Retries;
@@ -41,6 +43,10 @@ use watches::{Change, Watches};
 /// How often everything is looked at again, for what no event told.
 pub const RESCAN: Duration = Duration::from_secs(30);
 
+/// A pod whose connections find no listener is looked at once in this time: it can make namespaces, and connections in
+/// each, faster than its processes can be counted.
+const MISS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Namespaces of one pod: its own, and some for containers in containers. Each costs three descriptors here.
 const NAMESPACES_PER_POD: usize = 16;
 
@@ -48,7 +54,9 @@ const NAMESPACES_PER_POD: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// The watches do not work.
-    #[error("cannot watch the kubepods cgroup {path}: {error} (fs.inotify.max_user_watches may be too low)")]
+    #[error(
+        "cannot watch the kubepods cgroup {path}: {error} (fs.inotify.max_user_watches and fs.inotify.max_user_instances may be too low)"
+    )]
     Watch {
         /// Its directory.
         path: PathBuf,
@@ -59,6 +67,9 @@ pub enum DiscoveryError {
     /// The programs are attached to a cgroup that no longer exists.
     #[error("the kubepods cgroup {0} was removed: the agent must start anew to find and attach to the new one")]
     RootRemoved(PathBuf),
+    /// No namespace can be entered any more.
+    #[error("the thread that enters network namespaces has ended")]
+    WorkerGone,
     /// The host netns cannot be served.
     #[error("cannot serve the host netns: {0}")]
     Host(#[source] ServeError),
@@ -67,6 +78,7 @@ pub enum DiscoveryError {
 struct KnownPod {
     owner: Owner,
     namespaces: HashSet<NetnsId>,
+    last_miss: Option<Instant>,
 }
 
 /// The one owner of what is known about pods and namespaces.
@@ -79,6 +91,8 @@ pub struct Discovery {
     /// By the path of their cgroup below the kubepods root.
     known: HashMap<String, KnownPod>,
     retries: Retries,
+    failures: RateLimiter<String>,
+    worker_gone: bool,
 }
 
 impl Discovery {
@@ -91,7 +105,17 @@ impl Discovery {
     ) -> Result<Self, DiscoveryError> {
         namespaces.serve_host().await.map_err(DiscoveryError::Host)?;
         let watches = Watches::new().map_err(|error| DiscoveryError::Watch { path: kubepods.directory(), error })?;
-        Ok(Self { kubepods, pods, metrics, namespaces, watches, known: HashMap::new(), retries: Retries::default() })
+        Ok(Self {
+            kubepods,
+            pods,
+            metrics,
+            namespaces,
+            watches,
+            known: HashMap::new(),
+            retries: Retries::default(),
+            failures: RateLimiter::new(3, Duration::from_mins(1), 1024),
+            worker_gone: false,
+        })
     }
 
     /// Looks at everything below the kubepods root once.
@@ -127,12 +151,16 @@ impl Discovery {
                         self.change(change).await?;
                     }
                 }
-                Some(command) = commands.0.recv() => self.command(command).await,
+                Some(command) = commands.commands.recv() => self.command(command).await,
+                Some(miss) = commands.misses.recv() => self.missed(miss).await,
                 (path, attempt) = self.retries.next() => self.look_for_processes(path, attempt).await,
                 _ = rescan.tick() => {
                     self.rescan().await?;
                     pulse.beat(std::time::Instant::now());
                 }
+            }
+            if self.worker_gone {
+                return Err(DiscoveryError::WorkerGone);
             }
         }
     }
@@ -176,7 +204,6 @@ impl Discovery {
                 let _ = answer.send(self.pods.get(uid));
             }
             Command::ListenerFailed { cookie } => self.reopen(cookie).await,
-            Command::Missed(miss) => self.missed(miss).await,
         }
     }
 
@@ -207,7 +234,7 @@ impl Discovery {
             if let Owner::Pod(uid) = owner {
                 self.pods.add(uid);
             }
-            self.known.insert(path.to_owned(), KnownPod { owner, namespaces: HashSet::new() });
+            self.known.insert(path.to_owned(), KnownPod { owner, namespaces: HashSet::new(), last_miss: None });
             for container in self.children(path) {
                 self.retries.schedule(join(path, &container), 0);
             }
@@ -254,40 +281,51 @@ impl Discovery {
             return;
         }
         let census = Census::take(&directory);
+        let mut served = true;
         for (netns, task) in &census.namespaces {
-            self.serve(&pod, *netns, *task).await;
+            served &= self.serve(&pod, *netns, *task).await;
         }
         // In the host netns it may only be on its way to its own.
-        let settled = census.processes > 0 && !census.namespaces.keys().any(|netns| self.namespaces.is_host(*netns));
+        let at_home = |netns: &NetnsId| !self.namespaces.is_host(*netns);
+        let settled = served && census.processes > 0 && census.namespaces.keys().all(at_home);
         if !settled {
             self.retries.schedule(container, attempt + 1);
         }
     }
 
-    /// Serves one namespace for a pod; what fails is that pod's, and is tried again by the rescan.
-    async fn serve(&mut self, pod: &str, netns: NetnsId, task: u32) {
-        let Some(known) = self.known.get(pod) else { return };
+    /// Serves one namespace for a pod, and says whether it is served; what fails is that pod's, and is tried again by
+    /// the rescan.
+    async fn serve(&mut self, pod: &str, netns: NetnsId, task: u32) -> bool {
+        let Some(known) = self.known.get(pod) else { return false };
         if self.namespaces.is_host(netns) || known.namespaces.contains(&netns) {
-            return;
+            return true;
         }
         if known.namespaces.len() >= NAMESPACES_PER_POD {
-            tracing::debug!(
-                pod,
-                limit = NAMESPACES_PER_POD,
-                "the pod has too many network namespaces: one is not served"
-            );
-            return;
+            self.failed(pod, &format_args!("it has more than {NAMESPACES_PER_POD} network namespaces"));
+            return false;
         }
         // The process is gone, and with it, unless others say so, the namespace.
-        let Ok(file) = open_netns(task) else { return };
+        let Ok(file) = open_netns(task) else { return false };
         match self.namespaces.join(file, pod).await {
-            Ok(netns) if !self.namespaces.is_host(netns) => {
-                if let Some(known) = self.known.get_mut(pod) {
-                    known.namespaces.insert(netns);
-                }
+            Ok(netns) if self.namespaces.is_host(netns) => true,
+            Ok(netns) => self.known.get_mut(pod).is_some_and(|known| {
+                known.namespaces.insert(netns);
+                true
+            }),
+            Err(error) => {
+                self.worker_gone |= matches!(error, ServeError::Open(OpenError::WorkerGone));
+                self.failed(pod, &error);
+                false
             }
-            Ok(_) => {}
-            Err(error) => tracing::error!(pod, %error, "cannot serve a pod's network namespace"),
+        }
+    }
+
+    /// Counts what failed for one pod, and logs it at a limited rate: a pod can make it fail as often as it likes.
+    fn failed(&mut self, pod: &str, why: &dyn fmt::Display) {
+        self.metrics.namespace_failures.inc();
+        if let Verdict::Log { suppressed } = self.failures.admit(pod.to_owned(), Instant::now().into_std()) {
+            let owner = self.known.get(pod).map(|known| known.owner);
+            tracing::error!(cgroup = pod, ?owner, suppressed, "cannot serve a pod's network namespace: {why}");
         }
     }
 
@@ -300,6 +338,12 @@ impl Discovery {
         if !self.known.contains_key(&pod) {
             self.pod_appeared(&pod, placed.owner).await;
         }
+        let Some(known) = self.known.get_mut(&pod) else { return };
+        let now = Instant::now();
+        if known.last_miss.is_some_and(|last| now.duration_since(last) < MISS_INTERVAL) {
+            return;
+        }
+        known.last_miss = Some(now);
         if let Ok(netns) = open_netns(miss.tid).and_then(|file| NetnsId::of(&file)) {
             self.serve(&pod, netns, miss.tid).await;
         }
@@ -350,7 +394,11 @@ impl Discovery {
     fn levels(&mut self) -> Vec<String> {
         let mut levels = vec![String::new()];
         for name in self.children("") {
-            if self.kubepods.driver().place(&name) == Placement::Above && self.watch_level(&name).is_ok() {
+            if self.kubepods.driver().place(&name) == Placement::Above {
+                // Unwatched it is still scanned: its pods must neither be missed nor taken for ended.
+                if let Err(error) = self.watch_level(&name) {
+                    tracing::error!(%error, "pods are only found by the rescan");
+                }
                 levels.push(name);
             }
         }

@@ -38,10 +38,25 @@ fn serve(config: ServerConfig) -> ExitCode {
     match runtime.block_on(agent::run(config, metrics)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
+            tracing::error!("{}", with_causes(&error));
+            if error.is_configuration() { config::misconfigured() } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// An error with what its own text leaves out of its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let reason = error.to_string();
+        if !text.contains(&reason) {
+            text.push_str(": ");
+            text.push_str(&reason);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 #[expect(clippy::print_stdout, reason = "commands for people answer on stdout")]

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub pods: Gauge,
     /// Network namespaces with a listener now.
     pub namespaces: Gauge,
+    /// Network namespaces of pods that could not be served.
+    pub namespace_failures: Total,
     /// Rescans that found something the events had missed, and repaired it.
     pub reconciliations: Total,
 }
@@ -193,7 +195,7 @@ impl Metrics {
             ),
             eks_auth_seconds: histograms(
                 r,
-                ("eks_auth_seconds", "Calls to EKS Auth, their retries included"),
+                ("eks_auth_seconds", "Calls to EKS Auth, the wait for a place included"),
                 EksAuthOutcome::ALL.map(EksAuthOutcome::label),
                 || Histogram::new(EKS_AUTH_SECONDS),
             ),
@@ -212,6 +214,12 @@ impl Metrics {
             connections: register(r, "connections", "Connections open now", Gauge::default()),
             pods: register(r, "pods", "Pods known now", Gauge::default()),
             namespaces: register(r, "namespaces", "Network namespaces with a listener now", Gauge::default()),
+            namespace_failures: register(
+                r,
+                "namespace_failures_total",
+                "Network namespaces of pods that could not be served",
+                Total::default(),
+            ),
             reconciliations: register(r, "reconciliations_total", "Repairs made by a rescan", Total::default()),
             registry,
         }

@@ -64,6 +64,13 @@ pub enum OpenError {
     WorkerGone,
 }
 
+impl OpenError {
+    fn means_no_ipv6(&self) -> bool {
+        let Self::Socket { error, .. } = self else { return false };
+        matches!(Errno::from_io_error(error), Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
+    }
+}
+
 struct Job {
     netns: File,
     answer: oneshot::Sender<Result<NetnsSockets, OpenError>>,
@@ -114,8 +121,16 @@ fn enter(netns: &File) -> io::Result<()> {
 /// Opens the sockets in the calling thread's namespace.
 pub(crate) fn open_here(ports: &RangeInclusive<u16>) -> Result<NetnsSockets, OpenError> {
     let v4 = listen_on_first_free(Ipv4Addr::LOCALHOST.into(), ports)?;
-    // A pod without IPv6 (disable_ipv6) has no ::1 to bind; its IPv4 is served all the same.
-    let v6 = listen_on_first_free(Ipv6Addr::LOCALHOST.into(), ports).ok();
+    let v6 = match listen_on_first_free(Ipv6Addr::LOCALHOST.into(), ports) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            // A pod without IPv6 (disable_ipv6) has no ::1 to bind; whatever the reason, its IPv4 is served.
+            if !error.means_no_ipv6() {
+                tracing::warn!(%error, "a pod's IPv6 loopback address is not served");
+            }
+            None
+        }
+    };
     let socket = |what| move |error| OpenError::Socket { what, error };
     let diag = DiagSocket::open().map_err(socket("sock_diag socket"))?;
     let cookie = sys::netns_cookie(&v4).map_err(socket("listener (SO_NETNS_COOKIE, Linux 5.14)"))?;

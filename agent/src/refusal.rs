@@ -1,4 +1,6 @@
 //! Every reason for which a request gets no credentials, and the one place that turns a reason into an HTTP answer.
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -175,6 +177,36 @@ impl Refusal {
             Self::AnswerDeadline => "answer_deadline",
             Self::Expiring => "expiring",
             Self::MalformedRequest => "malformed_request",
+        }
+    }
+
+    /// What the official agent's metric `cache_errors` has as its code: the name EKS Auth gave the error, of a fixed set.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        const CODES: [&str; 6] = [
+            "AccessDeniedException",
+            "ExpiredTokenException",
+            "InvalidParameterException",
+            "InvalidRequestException",
+            "InvalidTokenException",
+            "ResourceNotFoundException",
+        ];
+        match self {
+            Self::EksAuthRefused(error) => CODES.into_iter().find(|code| *code == error.code()).unwrap_or("Unknown"),
+            Self::EksAuthThrottled { .. } => "ThrottlingException",
+            _ => self.reason(),
+        }
+    }
+
+    /// The same refusal, with the caller told to come again no sooner.
+    #[must_use]
+    pub fn retry_after_at_least(self, wait: Duration) -> Self {
+        match self {
+            Self::EksAuthThrottled { retry_after } => {
+                let seconds = u32::try_from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).unwrap_or(u32::MAX);
+                Self::EksAuthThrottled { retry_after: retry_after.max(seconds) }
+            }
+            other => other,
         }
     }
 

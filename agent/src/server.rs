@@ -24,7 +24,6 @@ use crate::{
     health::Pulse,
     metrics::Metrics,
     namespace::Namespace,
-    pod_uid::PodUid,
     telemetry::RateLimiter,
 };
 
@@ -51,8 +50,7 @@ pub struct Context {
     clock: Clock,
     metrics: Arc<Metrics>,
     discovery: DiscoveryHandle,
-    /// By pod; callers that are none share one.
-    refusal_log: Mutex<RateLimiter<Option<PodUid>>>,
+    refusal_log: Mutex<RateLimiter<record::Speaker>>,
     closing: CancellationToken,
     tasks: TaskTracker,
 }
@@ -92,10 +90,11 @@ impl Server {
         Ok(Self { stop, thread })
     }
 
-    /// Accepts what is under way, lets requests end, closes everything. Blocks for at most some seconds.
-    pub fn drain(self) {
+    /// Accepts what is under way, lets requests end, closes everything. Takes some seconds at most.
+    pub async fn drain(self) {
         self.stop.cancel();
-        if self.thread.join().is_err() {
+        let ended = tokio::task::spawn_blocking(move || self.thread.join()).await;
+        if !matches!(ended, Ok(Ok(()))) {
             tracing::error!("the serving thread had panicked");
         }
     }

@@ -39,7 +39,10 @@ pub struct Targets {
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
     /// The kernel does not take the object.
-    #[error("the kernel does not load the eBPF programs: {0}")]
+    #[error(
+        "the kernel does not load the eBPF programs: {0} (it needs Linux 5.18 or newer, CAP_SYS_ADMIN, and a kernel \
+         lockdown below \"confidentiality\")"
+    )]
     Load(#[source] Box<EbpfError>),
     /// The kernel does not take a program.
     #[error(

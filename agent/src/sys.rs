@@ -86,6 +86,7 @@ impl Integer for u64 {
 
 /// Descriptors that the event loop may wait on: each owns its descriptor from its making to its end.
 pub(crate) trait OwnsDescriptor: AsRawFd {}
+impl OwnsDescriptor for std::fs::File {}
 impl OwnsDescriptor for inotify::Inotify {}
 impl OwnsDescriptor for aya::maps::RingBuf<aya::maps::MapData> {}
 impl<T> OwnsDescriptor for aya_log::EbpfLogger<T> {}
@@ -95,6 +96,12 @@ pub(crate) fn readable<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: the trait is implemented in this module only, for types that close their descriptor when they are
     // dropped and never exchange it.
     Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::READABLE) }?)
+}
+
+/// Lets the tokio runtime of the calling thread wait until `inner` has an exceptional condition (`POLLPRI`).
+pub(crate) fn exceptional<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: as above.
+    Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::PRIORITY) }?)
 }
 
 /// Gives freed heap pages back to the system: loading the programs leaves a peak behind that is never needed again.

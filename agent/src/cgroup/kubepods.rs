@@ -46,6 +46,9 @@ pub enum KubepodsError {
     /// What was given is not on a cgroup2 mount.
     #[error("--kubepods-cgroup {0} is not a directory of a cgroup2 mount")]
     NotCgroup2(PathBuf),
+    /// What was found cannot be used.
+    #[error("cannot use the kubepods cgroup {0} that this agent runs below: {1}")]
+    Found(PathBuf, #[source] io::Error),
     /// What was given is not named as the kubelet names it.
     #[error("--kubepods-cgroup {0}: the name must be kubepods, kubepods.slice or <parents>-kubepods.slice")]
     Name(PathBuf),
@@ -67,7 +70,11 @@ impl Kubepods {
                 Err(error) => return Err(error.into()),
             };
             if let Some(end) = root_above(&path) {
-                return Self::open(mount, path.get(..end).unwrap_or_default());
+                let root = path.get(..end).unwrap_or_default();
+                return Self::open(mount, root).map_err(|error| match error {
+                    KubepodsError::Given(path, error) => KubepodsError::Found(path, error),
+                    other => other,
+                });
             }
             if path.len() > seen.len() {
                 seen = path;

@@ -48,9 +48,6 @@ pub enum MountError {
     /// /proc could not be read.
     #[error("cannot read /proc/self: {0}")]
     Proc(#[from] procfs::ProcError),
-    /// The mount point could not be opened.
-    #[error("cannot open the cgroup2 mount {0}: {1}")]
-    Open(PathBuf, #[source] io::Error),
     /// The hierarchy is not there at all.
     #[error(
         "no cgroup2 mount found: the node must run cgroup v2 (or hybrid), and its /sys/fs/cgroup must be mounted into \
@@ -70,7 +67,13 @@ impl CgroupMount {
             if info.fs_type != "cgroup2" {
                 continue;
             }
-            let dir = File::open(&info.mount_point).map_err(|e| MountError::Open(info.mount_point.clone(), e))?;
+            let dir = match File::open(&info.mount_point) {
+                Ok(dir) => dir,
+                Err(error) => {
+                    tracing::debug!(mount_point = %info.mount_point.display(), %error, "cannot open a cgroup2 mount");
+                    continue;
+                }
+            };
             // Something may be mounted over it: what counts is what the path leads to.
             if is_cgroup2(&dir) {
                 mounts.push(Self { dir, mount_point: info.mount_point, root: info.root });

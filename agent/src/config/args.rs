@@ -64,8 +64,9 @@ pub(super) struct ServerArgs {
     #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
     pub(super) cluster_name: Option<String>,
 
+    // The variables of ports do not end in _PORT: Kubernetes sets NAME_PORT=tcp://… for a Service called "name".
     /// Port of the addresses that pods aim at
-    #[arg(short, long, value_name = "PORT", env = "POD_IDENTITY_AGENT_PORT", default_value = "80", value_parser = values::port)]
+    #[arg(short, long, value_name = "PORT", env = "POD_IDENTITY_AGENT_PORT_TARGET", default_value = "80", value_parser = values::port)]
     pub(super) port: u16,
 
     #[arg(
@@ -73,7 +74,7 @@ pub(super) struct ServerArgs {
     pub(super) bind_hosts: Vec<String>,
 
     /// Port on 127.0.0.1 for /healthz and /readyz
-    #[arg(long, value_name = "PORT", env = "POD_IDENTITY_AGENT_PROBE_PORT", default_value = "2703", value_parser = values::port)]
+    #[arg(long, value_name = "PORT", env = "POD_IDENTITY_AGENT_PORT_PROBE", default_value = "2703", value_parser = values::port)]
     pub(super) probe_port: u16,
 
     /// Address for /metrics: served only if this or --metrics-port is given [default: 0.0.0.0]
@@ -81,7 +82,7 @@ pub(super) struct ServerArgs {
     pub(super) metrics_address: Option<String>,
 
     /// Port for /metrics: served only if this or --metrics-address is given [default: 2705]
-    #[arg(long, value_name = "PORT", env = "POD_IDENTITY_AGENT_METRICS_PORT", value_parser = values::port)]
+    #[arg(long, value_name = "PORT", env = "POD_IDENTITY_AGENT_PORT_METRICS", value_parser = values::port)]
     pub(super) metrics_port: Option<u16>,
 
     /// Longest time to keep credentials before they are renewed, as 3h or 1h30m; 0 keeps none

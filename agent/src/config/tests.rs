@@ -176,7 +176,14 @@ fn every_server_flag_has_a_variable_and_help_shows_both() {
             continue;
         }
         flags += 1;
-        let variable = format!("POD_IDENTITY_AGENT_{}", flag.to_uppercase().replace('-', "_"));
+        let variable = match flag.as_str() {
+            // A Service called pod-identity-agent sets POD_IDENTITY_AGENT_PORT in every pod of its namespace.
+            "port" => "POD_IDENTITY_AGENT_PORT_TARGET".to_owned(),
+            "probe-port" => "POD_IDENTITY_AGENT_PORT_PROBE".to_owned(),
+            "metrics-port" => "POD_IDENTITY_AGENT_PORT_METRICS".to_owned(),
+            _ => format!("POD_IDENTITY_AGENT_{}", flag.to_uppercase().replace('-', "_")),
+        };
+        assert!(!variable.ends_with("_PORT"), "{variable}");
         assert!(help.contains(&variable), "{flag}");
     }
     assert_eq!(flags, 20, "{help}");

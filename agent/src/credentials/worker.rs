@@ -170,7 +170,7 @@ impl Worker {
             return Decision::Refuse(verdict.refusal.clone());
         }
         if let Some(back_off) = self.back_off.as_ref().filter(|b| now < b.until) {
-            return Decision::Refuse(back_off.refusal.clone());
+            return Decision::Refuse(back_off.refusal.clone().retry_after_at_least(back_off.until - now));
         }
         if !proven && now < self.unproven_after {
             return Decision::Refuse(Refusal::PodLimit);
@@ -218,6 +218,11 @@ impl Worker {
             Refusal::EksAuthUnavailable(Outage::Server)
         })?;
         let issued = Arc::new(issued);
+        (self.failures, self.back_off, self.verdict) = (0, None, None);
+        if self.engine.longest_retention.is_zero() {
+            // Nothing is to be kept: it is for those who wait.
+            return Ok(issued);
+        }
         let proven = self.accepted.iter().any(|accepted| accepted.digest == token.digest);
         if !proven && self.available().is_some() {
             self.unproven_after = Instant::now() + policy::UNPROVEN_INTERVAL;
@@ -225,7 +230,6 @@ impl Worker {
         self.remember(token, wall);
         let renew_at = policy::renew_at(wall, grant.expires_at, self.engine.longest_retention, self.jitter.f64());
         self.renew_at = Some(Instant::now() + renew_at.duration_since(wall).unwrap_or_default());
-        (self.failures, self.back_off, self.verdict) = (0, None, None);
         let state = State::Available { issued: Arc::clone(&issued), accepted: self.accepted.clone() };
         self.state.store(Arc::new(state));
         Ok(issued)
@@ -253,10 +257,12 @@ impl Worker {
             reason = refusal.reason(), message = %refusal.message(), ?duration, still_valid, "cannot fetch credentials"
         );
         if policy::is_verdict(refusal) {
-            let holds_until = now + policy::REFUSAL_HOLDS;
+            let proven = self.accepted.iter().any(|accepted| accepted.digest == token.digest);
+            // A token that nothing vouches for may not be asked about any sooner: until then the answer stays the same.
+            let holds_until = now + if proven { policy::REFUSAL_HOLDS } else { policy::UNPROVEN_INTERVAL };
             self.verdict = Some(Verdict { digest: token.digest, refusal: refusal.clone(), holds_until });
-            if !self.accepted.iter().any(|accepted| accepted.digest == token.digest) {
-                self.unproven_after = now + policy::UNPROVEN_INTERVAL;
+            if !proven {
+                self.unproven_after = holds_until;
             }
         }
         self.failures = self.failures.saturating_add(1);
@@ -266,10 +272,9 @@ impl Worker {
         }
         if still_valid {
             // What is valid is never dropped for a failure, so every one is recoverable in the official agent's terms.
-            self.engine.metrics.cache_error(CacheErrorKind::Recoverable, refusal.reason());
+            self.engine.metrics.cache_error(CacheErrorKind::Recoverable, refusal.code());
             self.renew_at = self.renew_at.map(|at| at.max(until));
         } else {
-            self.engine.metrics.cache_error(CacheErrorKind::NonRecoverable, refusal.reason());
             self.state.store(Arc::new(State::Unavailable(refusal.clone())));
         }
     }

@@ -6,44 +6,58 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{pod_uid::PodUid, pods::Pod};
 
+/// Misses that wait to be looked at. The programs send at most ten a second for each namespace, and pods can make
+/// namespaces: what is beyond is dropped.
+const WAITING_MISSES: usize = 256;
+
 /// Asks discovery from other threads.
 #[derive(Clone, Debug)]
-pub struct DiscoveryHandle(mpsc::UnboundedSender<Command>);
+pub struct DiscoveryHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    misses: mpsc::Sender<Miss>,
+}
+
+/// Discovery has ended, and the agent with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
 
 /// What discovery is asked or told.
 #[derive(Debug)]
 pub(super) enum Command {
     Adopt { path: String, uid: PodUid, answer: oneshot::Sender<Option<Arc<Pod>>> },
     ListenerFailed { cookie: u64 },
-    Missed(Miss),
 }
 
 impl DiscoveryHandle {
     /// A handle, and the end that [`Discovery::run`](super::Discovery::run) takes.
     #[must_use]
     pub fn new() -> (Self, Commands) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), Commands(receiver))
+        let (commands, asked) = mpsc::unbounded_channel();
+        let (misses, told) = mpsc::channel(WAITING_MISSES);
+        (Self { commands, misses }, Commands { commands: asked, misses: told })
     }
 
     /// A pod whose cgroup (a path below the kubepods root) discovery has not seen yet; `None` when it is not there.
-    pub async fn adopt(&self, path: String, uid: PodUid) -> Option<Arc<Pod>> {
+    pub async fn adopt(&self, path: String, uid: PodUid) -> Result<Option<Arc<Pod>>, Stopped> {
         let (answer, pod) = oneshot::channel();
-        self.0.send(Command::Adopt { path, uid, answer }).ok()?;
-        pod.await.ok()?
+        self.commands.send(Command::Adopt { path, uid, answer }).map_err(|_| Stopped)?;
+        pod.await.map_err(|_| Stopped)
     }
 
     /// A listener does not accept any more.
     pub fn listener_failed(&self, cookie: u64) {
-        let _ = self.0.send(Command::ListenerFailed { cookie });
+        let _ = self.commands.send(Command::ListenerFailed { cookie });
     }
 
-    /// A connection found no listener.
+    /// A connection found no listener. Dropped when too many are waiting: the next miss, or the rescan, tells again.
     pub fn missed(&self, miss: Miss) {
-        let _ = self.0.send(Command::Missed(miss));
+        let _ = self.misses.try_send(miss);
     }
 }
 
 /// Where handles' questions arrive.
 #[derive(Debug)]
-pub struct Commands(pub(super) mpsc::UnboundedReceiver<Command>);
+pub struct Commands {
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) misses: mpsc::Receiver<Miss>,
+}

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,56 +42,69 @@ const MAX_HEADERS: usize = 64;
 
 /// Serves an accepted connection.
 pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, stream: TcpStream, peer: SocketAddr) {
+    let accepted = Instant::now();
     context.metrics.connections_accepted.inc();
     // Without its own address the socket is dead already.
     let Ok(local) = stream.local_addr() else { return };
     match context.attestor.attest(&namespace, &stream, peer, local).await {
-        Ok(caller) => serve_caller(context, stream, caller).await,
-        Err(Unattested::Drop) => reset(stream),
-        Err(Unattested::Refused(refusal)) => {
-            let Ok(permit) = Arc::clone(&namespace.unattested).try_acquire_owned() else { return reset(stream) };
-            refuse(&context, stream, None, refusal).await;
-            drop(permit);
+        Ok(caller) => serve_caller(context, namespace, stream, caller, accepted).await,
+        Err(Unattested::Drop) => {
+            context.metrics.refused(&Refusal::UnknownSocket);
+            reset(stream);
+        }
+        Err(Unattested::Refused(refusal, who)) => {
+            record::refused(&context, &namespace, who, &refusal, accepted.elapsed());
+            match Arc::clone(&namespace.unattested).try_acquire_owned() {
+                Ok(_permit) => refuse(&context, stream, refusal, accepted).await,
+                Err(_) => reset(stream),
+            }
         }
     }
 }
 
-async fn serve_caller(context: Arc<Context>, stream: TcpStream, caller: Caller) {
+async fn serve_caller(
+    context: Arc<Context>,
+    namespace: Arc<Namespace>,
+    stream: TcpStream,
+    caller: Caller,
+    accepted: Instant,
+) {
+    let refused = |refusal: &Refusal| {
+        record::refused(&context, &namespace, (&caller).into(), refusal, accepted.elapsed());
+    };
     match caller.pod().admit() {
-        Admission::Serve(permit) => {
+        Admission::Serve(_permit) => {
             context.metrics.connections.inc();
-            let activity = Arc::new(Activity::default());
-            let ended = caller.pod().ended().clone();
-            let (shared, busy) = (Arc::clone(&context), Arc::clone(&activity));
-            let asking = caller.clone();
+            let requests = Arc::new(Requests::new(accepted));
+            let shared =
+                Arc::new((Arc::clone(&context), Arc::clone(&namespace), caller.clone(), Arc::clone(&requests)));
             let service = service_fn(move |request: Request<Incoming>| {
-                let (context, caller, busy) = (Arc::clone(&shared), asking.clone(), Arc::clone(&busy));
+                let shared = Arc::clone(&shared);
                 async move {
-                    let _request = busy.begin();
-                    Ok::<_, Infallible>(route::answer(&context, &caller, &request).await)
+                    let (context, namespace, caller, requests) = &*shared;
+                    let _request = requests.begin();
+                    Ok::<_, Infallible>(route::answer(context, namespace, caller, &request).await)
                 }
             });
-            if serve(&context, stream, service, &activity, &ended).await == End::NotHttp {
-                record::refused(&context, Some(&caller), &Refusal::MalformedRequest, Duration::ZERO);
+            if serve(&context, stream, service, &requests, caller.pod().ended()).await == End::NotHttp {
+                refused(&Refusal::MalformedRequest);
                 context.metrics.responded(Refusal::MalformedRequest.status());
             }
             context.metrics.connections.dec();
-            drop(permit);
         }
-        Admission::Refuse(permit) => {
-            refuse(&context, stream, Some(&caller), Refusal::PodLimit).await;
-            drop(permit);
+        Admission::Refuse(_permit) => {
+            refused(&Refusal::PodLimit);
+            refuse(&context, stream, Refusal::PodLimit, accepted).await;
         }
         Admission::Reset => {
-            record::refused(&context, Some(&caller), &Refusal::PodLimit, Duration::ZERO);
+            refused(&Refusal::PodLimit);
             reset(stream);
         }
     }
 }
 
 /// Reads one request and answers it with a refusal, whatever it asks.
-async fn refuse(context: &Arc<Context>, stream: TcpStream, caller: Option<&Caller>, refusal: Refusal) {
-    record::refused(context, caller, &refusal, Duration::ZERO);
+async fn refuse(context: &Context, stream: TcpStream, refusal: Refusal, accepted: Instant) {
     context.metrics.responded(refusal.status());
     let service = service_fn(move |_: Request<Incoming>| {
         let mut response = refusal.response();
@@ -100,7 +113,7 @@ async fn refuse(context: &Arc<Context>, stream: TcpStream, caller: Option<&Calle
     });
     let nobody = CancellationToken::new();
     // Refused already, whatever it is that was sent.
-    let _ = serve(context, stream, service, &Activity::default(), &nobody).await;
+    let _ = serve(context, stream, service, &Requests::new(accepted), &nobody).await;
 }
 
 /// How a connection ended.
@@ -112,30 +125,46 @@ enum End {
     NotHttp,
 }
 
-/// Whether a request is being answered, and when the last one was.
-#[derive(Debug, Default)]
-struct Activity {
+/// The requests of a connection: whether one is being answered, and when the last one was.
+#[derive(Debug)]
+struct Requests {
+    accepted: Instant,
     answering: AtomicBool,
-    /// Requests since the timer last looked.
-    used: AtomicBool,
+    /// Milliseconds from the connection's start to the last answer; 0 before the first.
+    last_answer: AtomicU64,
 }
 
-impl Activity {
-    fn begin(&self) -> impl Drop + '_ {
-        struct Ended<'a>(&'a Activity);
-        impl Drop for Ended<'_> {
-            fn drop(&mut self) {
-                self.0.answering.store(false, Ordering::Relaxed);
-            }
-        }
-        self.answering.store(true, Ordering::Relaxed);
-        self.used.store(true, Ordering::Relaxed);
-        Ended(self)
+impl Requests {
+    fn new(accepted: Instant) -> Self {
+        Self { accepted, answering: AtomicBool::new(false), last_answer: AtomicU64::new(0) }
     }
 
-    /// Whether anything happened since this was last asked.
-    fn take(&self) -> bool {
-        self.used.swap(false, Ordering::Relaxed) || self.answering.load(Ordering::Relaxed)
+    /// A request whose head has come; it ends when the returned value is dropped.
+    fn begin(&self) -> Answering<'_> {
+        self.answering.store(true, Ordering::Relaxed);
+        Answering(self)
+    }
+
+    /// When the connection is to be closed, as things stand now.
+    fn deadline(&self) -> Instant {
+        if self.answering.load(Ordering::Relaxed) {
+            return Instant::now() + IDLE;
+        }
+        match self.last_answer.load(Ordering::Relaxed) {
+            0 => self.accepted + FIRST_REQUEST,
+            last => self.accepted + (Duration::from_millis(last) + IDLE).min(OLDEST),
+        }
+    }
+}
+
+struct Answering<'a>(&'a Requests);
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        let Self(requests) = self;
+        let last = u64::try_from(requests.accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
+        requests.last_answer.store(last.max(1), Ordering::Relaxed);
+        requests.answering.store(false, Ordering::Relaxed);
     }
 }
 
@@ -144,7 +173,7 @@ async fn serve<S>(
     context: &Context,
     stream: TcpStream,
     service: S,
-    activity: &Activity,
+    requests: &Requests,
     pod_ended: &CancellationToken,
 ) -> End
 where
@@ -156,9 +185,9 @@ where
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
-    let accepted = Instant::now();
-    let mut deadline = accepted + FIRST_REQUEST;
     let mut closing = false;
+    // One timer for the connection, looked at when it fires: none is set or reset for a request.
+    let mut timer = requests.deadline();
     loop {
         tokio::select! {
             biased;
@@ -173,15 +202,11 @@ where
                 closing = true;
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
-            () = tokio::time::sleep_until(deadline) => {
-                let used = activity.take();
-                if !used || accepted.elapsed() >= OLDEST + IDLE {
+            () = tokio::time::sleep_until(timer) => {
+                timer = requests.deadline();
+                if timer <= Instant::now() {
                     return End::Closed;
                 }
-                if accepted.elapsed() >= OLDEST {
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                }
-                deadline = Instant::now() + IDLE;
             }
         }
     }

@@ -6,12 +6,14 @@ use std::{
 
 use super::Context;
 use crate::{
-    attestation::Caller,
+    attestation::{Caller, Evidence},
     credentials::Issued,
     metrics::Answer,
+    namespace::Namespace,
     pod_uid::PodUid,
     refusal::Refusal,
     telemetry::{RateLimiter, Verdict},
+    token::Claims,
 };
 
 /// Refusals logged at once for one pod, and the time after which it may have one more.
@@ -20,7 +22,18 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// Pods whose rate is remembered: more than run on any node.
 const PODS: usize = 2048;
 
-pub(super) fn limiter() -> RateLimiter<Option<PodUid>> {
+/// Whose share of the log a line takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Speaker {
+    /// A pod.
+    Pod(PodUid),
+    /// Callers that are no pods, by the namespace they are in.
+    Namespace(u64),
+    /// A pod that presents other pods' tokens.
+    Impersonator(PodUid),
+}
+
+pub(super) fn limiter() -> RateLimiter<Speaker> {
     RateLimiter::new(BURST, INTERVAL, PODS)
 }
 
@@ -52,23 +65,50 @@ pub(super) fn granted(context: &Context, caller: &Caller, issued: &Issued, kind:
     }
 }
 
-/// Counts a refusal, and logs it unless this pod has had its share of the log.
-pub(super) fn refused(context: &Context, caller: Option<&Caller>, refusal: &Refusal, duration: Duration) {
+/// Counts a refusal, and logs it unless this pod (or, of callers that are no pods, this namespace) has had its share of
+/// the log.
+pub(super) fn refused(context: &Context, namespace: &Namespace, who: Evidence, refusal: &Refusal, duration: Duration) {
     context.metrics.refused(refusal);
-    let pod = caller.map(|caller| caller.pod().uid());
-    let verdict = context.refusal_log.lock().unwrap_or_else(PoisonError::into_inner).admit(pod, Instant::now());
-    let Verdict::Log { suppressed } = verdict else { return };
+    let speaker = who.pod.map_or(Speaker::Namespace(namespace.cookie), Speaker::Pod);
+    let Some(suppressed) = may_log(context, speaker) else { return };
     tracing::info!(
         decision = "refused",
         reason = refusal.reason(),
         status = refusal.status().as_u16(),
-        pod_uid = pod.map(tracing::field::display),
-        container_id = caller.and_then(Caller::container).map(tracing::field::display),
-        cgroup_id = caller.map(|caller| caller.cgroup().0),
-        uid = caller.map(Caller::user),
+        pod_uid = who.pod.map(tracing::field::display),
+        container_id = who.container.map(tracing::field::display),
+        cgroup_id = who.cgroup.map(|cgroup| cgroup.0),
+        uid = who.user,
+        netns_cookie = namespace.cookie,
         suppressed,
         ?duration,
         "{}",
         refusal.message()
     );
+}
+
+/// Logs that a caller presented another pod's token. Not part of the pod's share: other refusals must not hide it.
+pub(super) fn impersonation(context: &Context, caller: &Caller, claims: &Claims) {
+    let Some(suppressed) = may_log(context, Speaker::Impersonator(caller.pod().uid())) else { return };
+    tracing::warn!(
+        decision = "refused",
+        reason = "foreign_token",
+        pod_uid = %caller.pod().uid(),
+        container_id = caller.container().map(tracing::field::display),
+        cgroup_id = caller.cgroup().0,
+        uid = caller.user(),
+        claimed_pod_uid = %claims.pod_uid,
+        claimed_namespace = %claims.namespace,
+        claimed_service_account = %claims.service_account,
+        suppressed,
+        "impersonation attempt: a pod presented the service account token of another pod"
+    );
+}
+
+/// How many lines were left out before this one, or `None` when this one is too.
+fn may_log(context: &Context, speaker: Speaker) -> Option<u64> {
+    match context.refusal_log.lock().unwrap_or_else(PoisonError::into_inner).admit(speaker, Instant::now()) {
+        Verdict::Log { suppressed } => Some(suppressed),
+        Verdict::Suppress => None,
+    }
 }

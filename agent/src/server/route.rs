@@ -14,8 +14,9 @@ use crate::{
     attestation::Caller,
     credentials::{Issued, PresentedToken},
     metrics::Answer,
+    namespace::Namespace,
     refusal::{Ambiguity, Refusal},
-    token::{ServiceAccountToken, TokenDigest},
+    token::{self, ServiceAccountToken, TokenDigest},
 };
 
 const PATH: &str = "/v1/credentials";
@@ -25,7 +26,12 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const ANSWER_WITHIN: Duration = Duration::from_millis(900);
 
 /// Answers one request of an attested caller.
-pub(super) async fn answer<B>(context: &Context, caller: &Caller, request: &Request<B>) -> Response<Full<Bytes>> {
+pub(super) async fn answer<B>(
+    context: &Context,
+    namespace: &Namespace,
+    caller: &Caller,
+    request: &Request<B>,
+) -> Response<Full<Bytes>> {
     let started = Instant::now();
     match grant(context, caller, request, started).await {
         Ok((issued, kind)) => {
@@ -33,7 +39,7 @@ pub(super) async fn answer<B>(context: &Context, caller: &Caller, request: &Requ
             ok(issued.body.clone())
         }
         Err(refusal) => {
-            record::refused(context, Some(caller), &refusal, started.elapsed());
+            record::refused(context, namespace, caller.into(), &refusal, started.elapsed());
             context.metrics.responded(refusal.status());
             context.metrics.answered(Answer::Refused, started.elapsed());
             refusal.response()
@@ -103,11 +109,15 @@ async fn obtain(
     }
     let claims = ServiceAccountToken::parse(raw)?.validate(context.clock.now())?;
     if claims.pod_uid != caller.pod().uid() {
+        record::impersonation(context, caller, &claims);
         return Err(Refusal::ForeignToken);
     }
+    let token_ends = claims.expires_at;
     context.metrics.cache_misses.inc();
     let fetched = credentials.obtain(PresentedToken::new(raw, digest, claims));
     match timeout_at(started + ANSWER_WITHIN, fetched).await {
+        // The token may have ended while it was with EKS Auth.
+        Ok(Ok(_)) if token::expired(token_ends, context.clock.now()) => Err(Refusal::TokenExpired),
         Ok(answer) => Ok((answer?, Answer::Fetched)),
         Err(_) => Err(Refusal::AnswerDeadline),
     }

@@ -78,6 +78,10 @@ struct World {
 }
 
 fn world(latency: Duration) -> World {
+    world_that_keeps(latency, 24 * HOUR)
+}
+
+fn world_that_keeps(latency: Duration, longest_retention: Duration) -> World {
     let clock = Clock::virtual_from(UNIX_EPOCH + START);
     let script = Arc::new(Script {
         calls: AtomicUsize::new(0),
@@ -87,7 +91,7 @@ fn world(latency: Duration) -> World {
         clock: clock.clone(),
         answers: Mutex::new(Box::new(|_| Ok(LIFE))),
     });
-    let limits = Limits { longest_retention: 24 * HOUR, upstream_concurrency: 64 };
+    let limits = Limits { longest_retention, upstream_concurrency: 64 };
     let upstream = Arc::new(Shared(Arc::clone(&script)));
     let engine = Engine::new(upstream, clock.clone(), limits, Arc::new(Metrics::new()), Handle::current());
     let ended = CancellationToken::new();
@@ -155,6 +159,18 @@ async fn a_caller_that_hangs_up_does_not_cancel_the_fetch() {
     sleep(Duration::from_secs(2)).await;
     assert_eq!(world.script.calls(), 1);
     assert!(world.cached("t1").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_retention_everybody_who_waits_shares_a_call_and_nothing_is_kept() {
+    let world = world_that_keeps(Duration::from_millis(50), Duration::ZERO);
+    let answers = futures(10, || world.obtain("t1")).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(world.cached("t1").is_none());
+    sleep(24 * HOUR).await;
+    assert_eq!(world.script.calls(), 1);
+    world.obtain("t1").await.unwrap();
+    assert_eq!(world.script.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,15 +245,15 @@ async fn a_token_that_nothing_vouches_for_never_evicts_and_is_asked_about_rarely
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_definite_refusal_is_repeated_for_five_seconds_only() {
+async fn a_definite_refusal_is_repeated_until_the_token_may_be_asked_about_again() {
     let world = world(Duration::ZERO);
     world.script.answer(|_| Err(denied()));
     world.obtain("t1").await.unwrap_err();
-    sleep(Duration::from_secs(4)).await;
+    sleep(Duration::from_secs(9)).await;
     assert_eq!(world.obtain("t1").await.unwrap_err(), denied());
     assert_eq!(world.script.calls(), 1);
     world.script.answer(|_| Ok(LIFE));
-    sleep(Duration::from_secs(6)).await;
+    sleep(Duration::from_secs(1)).await;
     world.obtain("t1").await.unwrap();
     assert_eq!(world.script.calls(), 2);
 }
