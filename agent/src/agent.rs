@@ -18,7 +18,7 @@ use crate::{
         self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
-    eks_auth::{self, EksAuth},
+    eks_auth::{self, EksAuth, EksAuthSettings},
     health::{Liveness, NotReady, Readiness},
     metrics::Metrics,
     netns::NetnsWorker,
@@ -108,9 +108,17 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     let (readiness, starting) = Readiness::new("the set-up of EKS Auth");
     let liveness = Liveness::default();
     serve_admin(&config, Admin::new(readiness.clone(), liveness.clone(), Arc::clone(&metrics)))?;
-    let mut agent = Agent::build(&config, kubepods, &liveness, &starting, metrics).await?;
-    // Listeners first: no connection of a pod that was there before is refused for want of one.
-    agent.discovery.scan().await?;
+    let built = async {
+        let mut agent = Agent::build(&config, kubepods, &liveness, &starting, metrics).await?;
+        // Listeners first: no connection of a pod that was there before is refused for want of one.
+        agent.discovery.scan().await?;
+        Ok::<_, AgentError>(agent)
+    };
+    let agent = tokio::select! {
+        built = built => built?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     agent.steering.attach(&agent.kubepods.directory())?;
     // What the programs' loading took is not needed again.
     sys::trim_heap();
@@ -165,7 +173,12 @@ impl Agent {
         starting: &NotReady,
         metrics: Arc<Metrics>,
     ) -> Result<Self, AgentError> {
-        let eks_auth = EksAuth::new(&config.cluster_name, config.endpoint.as_deref()).await?;
+        let eks_auth = EksAuth::new(EksAuthSettings {
+            cluster: &config.cluster_name,
+            endpoint: config.endpoint.as_deref(),
+            rotate_credentials: config.rotate_credentials,
+        })
+        .await?;
 
         starting.now("the eBPF programs");
         let targets = Targets { port: config.target_port, v4: config.steer.v4, v6: config.steer.v6 };

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
@@ -25,6 +25,7 @@ use crate::{
     pods::{Pod, Pods},
     refusal::Refusal,
     sys,
+    telemetry::{RateLimiter, Verdict},
 };
 
 pub mod diag;
@@ -123,13 +124,21 @@ pub struct Attestor {
     discovery: DiscoveryHandle,
     serve_host_network: bool,
     known: Mutex<KnownCgroups>,
+    failures: Mutex<RateLimiter<()>>,
 }
 
 impl Attestor {
     /// `serve_host_network` says whether pods in the host netns get credentials.
     #[must_use]
     pub fn new(kubepods: Arc<Kubepods>, pods: Arc<Pods>, discovery: DiscoveryHandle, serve_host_network: bool) -> Self {
-        Self { kubepods, pods, discovery, serve_host_network, known: Mutex::default() }
+        Self {
+            kubepods,
+            pods,
+            discovery,
+            serve_host_network,
+            known: Mutex::default(),
+            failures: Mutex::new(RateLimiter::new(5, Duration::from_secs(10), 1)),
+        }
     }
 
     /// Attests the other end of a connection that a listener of `namespace` accepted.
@@ -144,7 +153,7 @@ impl Attestor {
     ) -> Result<Caller, Unattested> {
         let mut evidence = Evidence::default();
         let info = namespace.diag.lookup(peer, local);
-        let info = info.map_err(|error| Unattested::Refused(unanswered(&error), evidence))?;
+        let info = info.map_err(|error| Unattested::Refused(self.unanswered(&error), evidence))?;
         evidence = Evidence { cgroup: info.cgroup, user: Some(info.uid), ..evidence };
         let cgroup = check(&info, peer, local).map_err(|refusal| Unattested::Refused(refusal, evidence))?;
         // After the look-up, not before: a second socket, bound to the loopback device, can take over this 4-tuple,
@@ -176,7 +185,7 @@ impl Attestor {
             Ok(None) => return Err(Refusal::NotAPod),
             Err(ResolveError::Gone) => return Err(Refusal::PodGone),
             Err(error) => {
-                tracing::error!(cgroup_id = %cgroup, %error, "cannot attest a caller");
+                self.cannot_attest(&error);
                 return Err(Refusal::AttestationFailed);
             }
         };
@@ -205,6 +214,24 @@ impl Attestor {
         Ok((pod, placed.container))
     }
 
+    fn unanswered(&self, error: &DiagError) -> Refusal {
+        match error {
+            DiagError::NotFound => Refusal::UnknownSocket,
+            DiagError::Failed(_) | DiagError::Malformed(_) => {
+                self.cannot_attest(error);
+                Refusal::AttestationFailed
+            }
+        }
+    }
+
+    /// Logs what kept an attestation from being carried out, at a limited rate: callers may be able to cause it.
+    fn cannot_attest(&self, error: &dyn std::error::Error) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Verdict::Log { suppressed } = failures.admit((), Instant::now()) {
+            tracing::error!(%error, suppressed, "cannot attest a caller");
+        }
+    }
+
     fn recall(&self, cgroup: CgroupId) -> Option<(Arc<Pod>, Option<ContainerId>)> {
         let known = self.known();
         let (pod, container) = known.get(&cgroup)?;
@@ -224,16 +251,6 @@ impl Attestor {
 
     fn known(&self) -> MutexGuard<'_, KnownCgroups> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn unanswered(error: &DiagError) -> Refusal {
-    match error {
-        DiagError::NotFound => Refusal::UnknownSocket,
-        DiagError::Failed(_) | DiagError::Malformed(_) => {
-            tracing::error!(%error, "cannot attest a caller");
-            Refusal::AttestationFailed
-        }
     }
 }
 

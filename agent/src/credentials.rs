@@ -2,6 +2,7 @@
 //! the one owner of each pod's fetches, [`engine`] what the workers share.
 pub mod clock;
 pub mod engine;
+pub mod gate;
 pub mod handle;
 pub mod issued;
 pub mod policy;

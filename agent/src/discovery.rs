@@ -18,6 +18,7 @@ use crate::{
     cgroup::{
         CgroupId,
         kubepods::Kubepods,
+        mount::cgroup_id,
         path::{Owner, Placement},
     },
     health::Pulse,
@@ -43,9 +44,13 @@ use watches::{Change, Watches};
 /// How often everything is looked at again, for what no event told.
 pub const RESCAN: Duration = Duration::from_secs(30);
 
-/// A pod whose connections find no listener is looked at once in this time: it can make namespaces, and connections in
-/// each, faster than its processes can be counted.
-const MISS_INTERVAL: Duration = Duration::from_millis(100);
+/// The same when the node lets nothing be watched.
+const BLIND_RESCAN: Duration = Duration::from_secs(1);
+
+/// A pod can make namespaces, connect in each and kill listeners faster than its processes can be counted. What it does
+/// leads to a look at it once in this time, and to rests of this many times what the look took.
+const SHORTEST_REST: Duration = Duration::from_millis(100);
+const LOOK_RESTS: u32 = 20;
 
 /// Namespaces of one pod: its own, and some for containers in containers. Each costs three descriptors here.
 const NAMESPACES_PER_POD: usize = 16;
@@ -78,7 +83,8 @@ pub enum DiscoveryError {
 struct KnownPod {
     owner: Owner,
     namespaces: HashSet<NetnsId>,
-    last_miss: Option<Instant>,
+    /// Until when the pod's own doings lead to no further look at it.
+    rest_until: Option<Instant>,
 }
 
 /// The one owner of what is known about pods and namespaces.
@@ -101,35 +107,51 @@ impl Discovery {
         kubepods: Arc<Kubepods>,
         pods: Arc<Pods>,
         metrics: Arc<Metrics>,
-        mut namespaces: Namespaces,
+        namespaces: Namespaces,
     ) -> Result<Self, DiscoveryError> {
-        namespaces.serve_host().await.map_err(DiscoveryError::Host)?;
-        let watches = Watches::new().map_err(|error| DiscoveryError::Watch { path: kubepods.directory(), error })?;
-        Ok(Self {
+        let mut discovery = Self {
             kubepods,
             pods,
             metrics,
             namespaces,
-            watches,
+            watches: Watches::new(),
             known: HashMap::new(),
             retries: Retries::default(),
             failures: RateLimiter::new(3, Duration::from_mins(1), 1024),
             worker_gone: false,
-        })
+        };
+        match discovery.namespaces.serve_host().await {
+            // What the kernel lacks for one namespace it lacks for all.
+            Err(error @ (ServeError::Steer(_) | ServeError::Identify(_))) => return Err(DiscoveryError::Host(error)),
+            // A pod of the host network may have taken every port: that must not cost the other pods theirs.
+            Err(error) => discovery.failed("the host netns", &error),
+            Ok(()) => {}
+        }
+        Ok(discovery)
     }
 
     /// Looks at everything below the kubepods root once.
     pub async fn scan(&mut self) -> Result<(), DiscoveryError> {
+        let root = self.directory("");
+        // A root of the same name that was made anew is not the one that the programs are attached to.
+        if cgroup_id(&root).ok() != Some(self.kubepods.id()) {
+            return Err(DiscoveryError::RootRemoved(root));
+        }
         self.watch_level("")?;
         let mut found = HashSet::new();
-        for level in self.levels() {
-            for name in self.children(&level) {
+        let mut complete = true;
+        for level in self.levels(&mut complete) {
+            for name in self.children(&level, &mut complete) {
                 let path = join(&level, &name);
                 if let Placement::Pod(pod) = self.kubepods.driver().place(&path) {
                     self.pod_appeared(&path, pod.owner).await;
                     found.insert(path);
                 }
             }
+        }
+        if !complete {
+            // What could not be read is no proof that a pod has ended.
+            return Ok(());
         }
         let gone: Vec<String> = self.known.keys().filter(|path| !found.contains(*path)).cloned().collect();
         for path in gone {
@@ -140,7 +162,8 @@ impl Discovery {
 
     /// Follows what happens until the kubepods cgroup is removed.
     pub async fn run(mut self, mut commands: Commands, pulse: Pulse) -> Result<(), DiscoveryError> {
-        let mut rescan = interval_at(Instant::now() + RESCAN, RESCAN);
+        let period = if self.watches.is_blind() { BLIND_RESCAN } else { RESCAN };
+        let mut rescan = interval_at(Instant::now() + period, period);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -181,14 +204,10 @@ impl Discovery {
                 match self.kubepods.driver().place(&path) {
                     Placement::Pod(pod) if pod.pod_path(&path) == path => self.pod_ended(&path),
                     Placement::Pod(pod) => self.reconcile(pod.pod_path(&path)).await,
-                    Placement::Above | Placement::Foreign => {}
+                    Placement::Above => self.watches.forget(&path),
+                    Placement::Foreign => {}
                 }
             }
-            Change::Removed { directory } if directory.is_empty() => {
-                return Err(DiscoveryError::RootRemoved(self.kubepods.directory()));
-            }
-            // Its parent tells as well.
-            Change::Removed { directory } => self.watches.forget(&directory),
             Change::Overflow => self.rescan().await?,
         }
         Ok(())
@@ -203,14 +222,14 @@ impl Discovery {
                 // Gone again, or never there: the caller's pod has ended.
                 let _ = answer.send(self.pods.get(uid));
             }
-            Command::ListenerFailed { cookie } => self.reopen(cookie).await,
+            Command::ListenerFailed { serial } => self.reopen(serial).await,
         }
     }
 
     /// A quality-of-service cgroup, which the kubelet makes when it starts and systemd when it is first needed.
     async fn level_appeared(&mut self, path: &str) -> Result<(), DiscoveryError> {
         self.watch_level(path)?;
-        for name in self.children(path) {
+        for name in self.children(path, &mut true) {
             let pod = join(path, &name);
             if let Placement::Pod(placed) = self.kubepods.driver().place(&pod) {
                 self.pod_appeared(&pod, placed.owner).await;
@@ -234,8 +253,8 @@ impl Discovery {
             if let Owner::Pod(uid) = owner {
                 self.pods.add(uid);
             }
-            self.known.insert(path.to_owned(), KnownPod { owner, namespaces: HashSet::new(), last_miss: None });
-            for container in self.children(path) {
+            self.known.insert(path.to_owned(), KnownPod { owner, namespaces: HashSet::new(), rest_until: None });
+            for container in self.children(path, &mut true) {
                 self.retries.schedule(join(path, &container), 0);
             }
         }
@@ -245,7 +264,10 @@ impl Discovery {
     fn pod_ended(&mut self, path: &str) {
         self.watches.forget(path);
         let Some(known) = self.known.remove(path) else { return };
-        if let Owner::Pod(uid) = known.owner {
+        let elsewhere = self.known.values().any(|other| other.owner == known.owner);
+        if let Owner::Pod(uid) = known.owner
+            && !elsewhere
+        {
             tracing::debug!(pod_uid = %uid, "pod ended");
             self.pods.end(uid);
         }
@@ -256,7 +278,7 @@ impl Discovery {
 
     /// Compares the namespaces a pod has with those that are served for it.
     async fn reconcile(&mut self, pod: &str) {
-        let census = Census::take(&self.directory(pod));
+        let census = Census::take(&self.directory(pod), NAMESPACES_PER_POD);
         for (netns, task) in &census.namespaces {
             self.serve(pod, *netns, *task).await;
         }
@@ -264,8 +286,7 @@ impl Discovery {
             return;
         }
         let Some(known) = self.known.get_mut(pod) else { return };
-        let left: Vec<NetnsId> =
-            known.namespaces.iter().filter(|netns| !census.namespaces.contains_key(netns)).copied().collect();
+        let left: Vec<NetnsId> = known.namespaces.iter().filter(|netns| !census.has(**netns)).copied().collect();
         for netns in left {
             known.namespaces.remove(&netns);
             self.namespaces.leave(netns, pod);
@@ -280,14 +301,14 @@ impl Discovery {
         if !self.known.contains_key(&pod) || !directory.is_dir() {
             return;
         }
-        let census = Census::take(&directory);
+        let census = Census::take(&directory, NAMESPACES_PER_POD);
         let mut served = true;
         for (netns, task) in &census.namespaces {
             served &= self.serve(&pod, *netns, *task).await;
         }
         // In the host netns it may only be on its way to its own.
-        let at_home = |netns: &NetnsId| !self.namespaces.is_host(*netns);
-        let settled = served && census.processes > 0 && census.namespaces.keys().all(at_home);
+        let at_home = census.namespaces.iter().all(|(netns, _)| !self.namespaces.is_host(*netns));
+        let settled = served && census.processes > 0 && at_home;
         if !settled {
             self.retries.schedule(container, attempt + 1);
         }
@@ -338,35 +359,53 @@ impl Discovery {
         if !self.known.contains_key(&pod) {
             self.pod_appeared(&pod, placed.owner).await;
         }
-        let Some(known) = self.known.get_mut(&pod) else { return };
-        let now = Instant::now();
-        if known.last_miss.is_some_and(|last| now.duration_since(last) < MISS_INTERVAL) {
+        if !self.may_look(&pod) {
             return;
         }
-        known.last_miss = Some(now);
         if let Ok(netns) = open_netns(miss.tid).and_then(|file| NetnsId::of(&file)) {
             self.serve(&pod, netns, miss.tid).await;
         }
-        self.reconcile(&pod).await;
+        self.look(&pod).await;
     }
 
-    async fn reopen(&mut self, cookie: u64) {
-        let Some((netns, users)) = self.namespaces.lost(cookie) else { return };
-        tracing::warn!(netns_cookie = cookie, "a listener died: opening it anew");
-        if self.namespaces.is_host(netns)
-            && let Err(error) = self.namespaces.serve_host().await
-        {
-            tracing::error!(%error, "cannot serve the host netns");
+    /// Whether a pod's own doings (connections, killed listeners) may lead to a look at it now.
+    fn may_look(&self, pod: &str) -> bool {
+        let rest = self.known.get(pod).and_then(|known| known.rest_until);
+        rest.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Looks at a pod, then lets it rest in proportion to what that took.
+    async fn look(&mut self, pod: &str) {
+        let started = Instant::now();
+        self.reconcile(pod).await;
+        let rest = (started.elapsed() * LOOK_RESTS).max(SHORTEST_REST);
+        if let Some(known) = self.known.get_mut(pod) {
+            known.rest_until = Some(Instant::now() + rest);
         }
+    }
+
+    /// A listener died under the agent. Whoever may kill sockets in a namespace can do so again and again, so it is
+    /// opened anew no more often than its pods may be looked at; else the next miss or the rescan does it.
+    async fn reopen(&mut self, serial: u64) {
+        let Some((netns, users)) = self.namespaces.lost(serial) else { return };
         for pod in users {
             if let Some(known) = self.known.get_mut(&pod) {
                 known.namespaces.remove(&netns);
             }
-            self.reconcile(&pod).await;
+            self.failed(&pod, &"a listener was closed under the agent");
+            if self.may_look(&pod) {
+                self.look(&pod).await;
+            }
         }
+        // The host netns is nobody's own: the rescan opens its listener.
     }
 
     async fn rescan(&mut self) -> Result<(), DiscoveryError> {
+        if !self.namespaces.serves_host()
+            && let Err(error) = self.namespaces.serve_host().await
+        {
+            self.failed("the host netns", &error);
+        }
         let before = self.summary();
         self.scan().await?;
         if self.summary() != before {
@@ -391,9 +430,9 @@ impl Discovery {
     }
 
     /// The root and the quality-of-service cgroups below it, all watched.
-    fn levels(&mut self) -> Vec<String> {
+    fn levels(&mut self, complete: &mut bool) -> Vec<String> {
         let mut levels = vec![String::new()];
-        for name in self.children("") {
+        for name in self.children("", complete) {
             if self.kubepods.driver().place(&name) == Placement::Above {
                 // Unwatched it is still scanned: its pods must neither be missed nor taken for ended.
                 if let Err(error) = self.watch_level(&name) {
@@ -419,14 +458,29 @@ impl Discovery {
         self.kubepods.directory().join(path)
     }
 
-    /// Names of the directories below one of ours; none when it is gone.
-    fn children(&self, path: &str) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.directory(path)) else { return Vec::new() };
-        entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
+    /// Names of the directories below one of ours; none when it is gone. `complete` becomes false when they could not all
+    /// be read.
+    fn children(&self, path: &str, complete: &mut bool) -> Vec<String> {
+        let directory = self.directory(path);
+        let read = || -> io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(&directory)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    names.extend(entry.file_name().into_string().ok());
+                }
+            }
+            Ok(names)
+        };
+        match read() {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                tracing::error!(directory = %directory.display(), %error, "cannot list cgroups");
+                *complete = false;
+                Vec::new()
+            }
+        }
     }
 }
 

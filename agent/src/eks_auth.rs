@@ -1,12 +1,14 @@
 //! EKS Auth, through AWS's SDK: one call exchanges a service account token for credentials.
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use aws_sdk_eksauth::{
     Client,
-    config::{BehaviorVersion, Region, SharedCredentialsProvider, retry::RetryConfig, timeout::TimeoutConfig},
+    config::{BehaviorVersion, IdentityCache, Region, retry::RetryConfig, timeout::TimeoutConfig},
     operation::assume_role_for_pod_identity::AssumeRoleForPodIdentityOutput,
 };
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use zeroize::Zeroizing;
 
@@ -15,18 +17,43 @@ use crate::{
     refusal::{Outage, Refusal},
 };
 
+mod causes;
 mod failure;
+mod http;
 mod node_credentials;
+#[cfg(test)]
+mod test_process;
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;
+
+pub use http::{ProxyError, TrustError};
+
+use http::{HttpClients, Timeouts};
+use node_credentials::NodeCredentials;
 
 /// Longer than any healthy answer; no client waits for it (they are sent away after 0.9 s), only the cache does.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const TIMEOUTS: Timeouts =
+    Timeouts { connect: Duration::from_secs(3), head: Duration::from_secs(8), call: Duration::from_secs(10) };
+
+/// What the agent is told about EKS Auth.
+#[derive(Clone, Copy, Debug)]
+pub struct EksAuthSettings<'a> {
+    /// Name of the cluster.
+    pub cluster: &'a str,
+    /// Address that replaces the region's own.
+    pub endpoint: Option<&'a str>,
+    /// Whether the shared credentials file is read again as soon as it changes.
+    pub rotate_credentials: bool,
+}
 
 /// The cluster's EKS Auth.
 #[derive(Clone, Debug)]
 pub struct EksAuth {
     client: Client,
     cluster: Arc<str>,
+    credentials: NodeCredentials,
 }
 
 /// EKS Auth cannot be set up.
@@ -38,6 +65,12 @@ pub enum SetupError {
          (hostNetwork, or a hop limit of 2)"
     )]
     NoRegion,
+    /// A variable that names a proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The certificates that EKS Auth is checked against.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
 }
 
 /// EKS Auth's answer lacks something that it always has.
@@ -52,49 +85,54 @@ enum Incomplete {
 }
 
 impl EksAuth {
-    /// Sets the client up; makes no call to EKS Auth. `endpoint` replaces the region's own.
-    pub async fn new(cluster: &str, endpoint: Option<&str>) -> Result<Self, SetupError> {
-        let http =
-            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    /// Sets the client up; makes no call to EKS Auth. Reads proxies and certificates from the environment and the disk.
+    pub async fn new(settings: EksAuthSettings<'_>) -> Result<Self, SetupError> {
+        let http = HttpClients::from_env(settings.endpoint, TIMEOUTS)?;
         let region = node_credentials::region(&http).await.ok_or(SetupError::NoRegion)?;
-        let credentials = node_credentials::chain(&http, &region);
-        tracing::info!(%region, endpoint = endpoint.unwrap_or("the region's own"), "EKS Auth is set up");
-        Ok(Self { client: client(http, region, credentials, endpoint), cluster: cluster.into() })
+        let credentials = node_credentials::chain(&http, &region, settings.rotate_credentials);
+        tracing::info!(%region, endpoint = settings.endpoint.unwrap_or("the region's own"), "EKS Auth is set up");
+        Ok(Self::over(http.services, region, credentials, settings, TIMEOUTS))
     }
-}
 
-fn client(
-    http: SharedHttpClient,
-    region: Region,
-    credentials: SharedCredentialsProvider,
-    endpoint: Option<&str>,
-) -> Client {
-    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_timeout(CALL_TIMEOUT).build();
-    let mut config = aws_sdk_eksauth::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(region)
-        .credentials_provider(credentials)
-        .http_client(http)
-        .timeout_config(timeouts)
-        // The pod's worker decides when to ask again: retries in here would multiply its calls.
-        .retry_config(RetryConfig::disabled());
-    if let Some(endpoint) = endpoint {
-        config = config.endpoint_url(endpoint);
+    fn over(
+        http: SharedHttpClient,
+        region: Region,
+        credentials: NodeCredentials,
+        settings: EksAuthSettings<'_>,
+        timeouts: Timeouts,
+    ) -> Self {
+        let mut config = aws_sdk_eksauth::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region)
+            .credentials_provider(credentials.clone())
+            // They are kept by their provider.
+            .identity_cache(IdentityCache::no_cache())
+            .http_client(http)
+            .timeout_config(TimeoutConfig::builder().operation_timeout(timeouts.call).build())
+            // The pod's worker decides when to ask again: retries in here would multiply its calls.
+            .retry_config(RetryConfig::disabled());
+        if let Some(endpoint) = settings.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        Self { client: Client::from_conf(config.build()), cluster: settings.cluster.into(), credentials }
     }
-    Client::from_conf(config.build())
 }
 
 impl Upstream for EksAuth {
     fn assume_role(&self, token: Arc<PresentedToken>) -> UpstreamFuture {
-        let Self { client, cluster } = self.clone();
+        let Self { client, cluster, credentials } = self.clone();
         Box::pin(async move {
-            let answer = client
-                .assume_role_for_pod_identity()
-                .cluster_name(&*cluster)
-                .token(token.secret())
-                .send()
-                .await
-                .map_err(|error| failure::refusal(&error))?;
+            let call = client.assume_role_for_pod_identity().cluster_name(&*cluster).token(token.secret());
+            let answer = match call.send().await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let refusal = failure::refusal(&error);
+                    if refusal == Refusal::NodeCredentials {
+                        credentials.refused().await;
+                    }
+                    return Err(refusal);
+                }
+            };
             let answered_for_the_token = answer.subject().is_some_and(|subject| {
                 *subject.namespace() == *token.claims().namespace
                     && *subject.service_account() == *token.claims().service_account
@@ -113,6 +151,17 @@ impl Upstream for EksAuth {
 
 fn grant(answer: AssumeRoleForPodIdentityOutput) -> Result<Grant, Incomplete> {
     let credentials = answer.credentials.ok_or(Incomplete::Credentials)?;
+    // Where the answer has no member the SDK puts an empty text, or the year 1970.
+    if [&credentials.access_key_id, &credentials.secret_access_key, &credentials.session_token]
+        .iter()
+        .any(|s| s.is_empty())
+    {
+        return Err(Incomplete::Credentials);
+    }
+    let expires_at: SystemTime = credentials.expiration.try_into().map_err(|_| Incomplete::Expiration)?;
+    if expires_at == UNIX_EPOCH {
+        return Err(Incomplete::Expiration);
+    }
     let role = answer.assumed_role_user.ok_or(Incomplete::Role)?;
     // arn:aws:sts::123456789012:assumed-role/NAME/SESSION
     let account_id = role.arn.split(':').nth(4).filter(|id| !id.is_empty()).ok_or(Incomplete::Role)?;
@@ -122,6 +171,6 @@ fn grant(answer: AssumeRoleForPodIdentityOutput) -> Result<Grant, Incomplete> {
         session_token: Zeroizing::new(credentials.session_token),
         account_id: account_id.to_owned(),
         association_id: answer.pod_identity_association.map(|a| a.association_id).unwrap_or_default(),
-        expires_at: credentials.expiration.try_into().map_err(|_| Incomplete::Expiration)?,
+        expires_at,
     })
 }

@@ -133,14 +133,14 @@ async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std:
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "cannot wait for connections");
-            return context.discovery.listener_failed(namespace.cookie);
+            return context.discovery.listener_failed(namespace.serial);
         }
     };
     loop {
         let accepted = tokio::select! {
             biased;
             () = namespace.closed.cancelled() => return,
-            () = context.closing.cancelled() => return,
+            () = context.closing.cancelled() => return accept_rest(&context, &namespace, listener),
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -152,11 +152,23 @@ async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std:
                 }
                 // The socket does not listen any more: whoever may kill sockets in that namespace did it.
                 Some(Errno::INVAL | Errno::BADF | Errno::NOTSOCK) => {
-                    return context.discovery.listener_failed(namespace.cookie);
+                    return context.discovery.listener_failed(namespace.serial);
                 }
                 // The connection ended before it was accepted.
                 _ => {}
             },
+        }
+    }
+}
+
+/// The kernel has made connections that nobody accepted yet: closing the listener would reset them.
+fn accept_rest(context: &Arc<Context>, namespace: &Arc<Namespace>, listener: TcpListener) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            spawn(context, namespace, stream, peer);
         }
     }
 }

@@ -24,6 +24,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ag
 /// aya-log's map of log records. Nothing writes to it when the log is compiled out, so it can be as small as a page.
 const LOG_MAP: &str = "AYA_LOGS";
 
+/// Misses handled before other tasks of the thread have their turn.
+const MISSES_AT_ONCE: usize = 256;
+
 /// What connections the programs steer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Targets {
@@ -245,12 +248,21 @@ impl Events {
             tokio::select! {
                 guard = self.misses.readable_mut() => {
                     let mut guard = guard?;
-                    while let Some(item) = guard.get_inner_mut().next() {
+                    let misses = guard.get_inner_mut();
+                    let mut handled = 0;
+                    // Programs on other CPUs may write as fast as this reads.
+                    while handled < MISSES_AT_ONCE && let Some(item) = misses.next() {
+                        handled += 1;
                         if let Some(miss) = read_miss(&item) {
                             on_miss(miss);
                         }
                     }
-                    guard.clear_ready();
+                    if handled < MISSES_AT_ONCE {
+                        guard.clear_ready();
+                    } else {
+                        drop(guard);
+                        tokio::task::yield_now().await;
+                    }
                 }
                 guard = readable(&mut self.log) => {
                     let mut guard = guard?;

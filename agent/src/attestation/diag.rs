@@ -6,11 +6,15 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::{
     io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType,
+        netlink::{self, SocketAddrNetlink},
+    },
 };
 
 use crate::cgroup::CgroupId;
@@ -18,6 +22,12 @@ use crate::cgroup::CgroupId;
 const REQUEST_BYTES: usize = 72;
 const REQUEST_LENGTH: u32 = 72;
 const HEADER_BYTES: usize = 16;
+/// Where a message has its sequence number.
+const SEQUENCE_AT: usize = 8;
+/// The kernel's own netlink address.
+const KERNEL: u32 = 0;
+/// Messages thrown away in one look-up.
+const MAX_STRAY: usize = 16;
 /// `struct inet_diag_msg`, after the header.
 const MESSAGE_BYTES: usize = 72;
 /// Header, message and the few attributes asked for are below 200 bytes.
@@ -46,7 +56,11 @@ const LOOPBACK_INDEX: u32 = 1;
 
 /// A socket of the kind that attests callers, opened in a namespace and asking about that namespace for ever after.
 #[derive(Debug)]
-pub struct DiagSocket(OwnedFd);
+pub struct DiagSocket {
+    socket: OwnedFd,
+    /// Of the next question.
+    sequence: AtomicU32,
+}
 
 /// What the kernel says about a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,24 +97,37 @@ impl DiagSocket {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket =
             rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?;
-        Ok(Self(socket))
+        // Whoever has CAP_NET_ADMIN over this namespace may send messages to netlink sockets in it, and so write answers
+        // of their own. A connected socket takes none but the kernel's (`netlink_getsockbyportid`).
+        rustix::net::connect(&socket, &SocketAddrNetlink::new(KERNEL, 0))?;
+        Ok(Self { socket, sequence: AtomicU32::new(0) })
     }
 
     /// The socket whose own address is `local` and whose peer is `peer`, both of one family.
     ///
     /// The lookup may fall back to a listener, so the caller must compare the addresses in the answer.
     pub fn lookup(&self, local: SocketAddr, peer: SocketAddr) -> Result<SocketInfo, DiagError> {
-        let request = request(local, peer);
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let failed = |errno: Errno| DiagError::Failed(errno.into());
-        rustix::net::send(&self.0, &request, SendFlags::empty()).map_err(failed)?;
+        rustix::net::send(&self.socket, &request(local, peer, sequence), SendFlags::empty()).map_err(failed)?;
         let mut answer = [0_u8; ANSWER_BYTES];
-        let (_, length) =
-            rustix::net::recv(&self.0, &mut answer, RecvFlags::DONTWAIT | RecvFlags::TRUNC).map_err(failed)?;
-        parse(answer.get(..length).ok_or(DiagError::Malformed("longer than expected"))?)
+        // What is not the kernel's answer to this very question is thrown away: a message sent before the socket was
+        // connected, or an answer that a former look-up did not wait for.
+        for _ in 0..MAX_STRAY {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            let (_, length, from) = rustix::net::recvfrom(&self.socket, &mut answer, flags).map_err(failed)?;
+            let answer = answer.get(..length).ok_or(DiagError::Malformed("longer than expected"))?;
+            let from_kernel =
+                from.and_then(|from| SocketAddrNetlink::try_from(from).ok()).is_some_and(|from| from.pid() == KERNEL);
+            if from_kernel && read_u32(answer, SEQUENCE_AT) == Some(sequence) {
+                return parse(answer);
+            }
+        }
+        Err(DiagError::Malformed("too many messages that nobody asked for"))
     }
 }
 
-fn request(local: SocketAddr, peer: SocketAddr) -> [u8; REQUEST_BYTES] {
+fn request(local: SocketAddr, peer: SocketAddr, sequence: u32) -> [u8; REQUEST_BYTES] {
     let family = if local.is_ipv4() { INET } else { INET6 };
     let mut bytes = [0_u8; REQUEST_BYTES];
     let mut writer = Writer { bytes: &mut bytes, at: 0 };
@@ -108,7 +135,8 @@ fn request(local: SocketAddr, peer: SocketAddr) -> [u8; REQUEST_BYTES] {
     writer.put(&REQUEST_LENGTH.to_ne_bytes());
     writer.put(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     writer.put(&NLM_F_REQUEST.to_ne_bytes());
-    writer.put(&[0; 8]);
+    writer.put(&sequence.to_ne_bytes());
+    writer.put(&KERNEL.to_ne_bytes());
     // struct inet_diag_req_v2
     writer.put(&[family, TCP, EXT_TCLASS, 0]);
     writer.put(&ALL_STATES.to_ne_bytes());

@@ -25,6 +25,9 @@ pub const TARGET_V6: Ipv6Addr = {
 const FIRST_PORT_OF_OTHERS: u16 = 30_000;
 
 /// Renewals per second if 0 is asked for, as in AWS's agent.
+/// Renewals are as far apart as this at least.
+const SHORTEST_RETENTION: Duration = Duration::from_mins(1);
+
 const DEFAULT_QPS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 
 /// What `server` needs to know.
@@ -113,6 +116,9 @@ pub enum Misconfigured {
         /// Its value.
         path: PathBuf,
     },
+    /// Renewals would never end.
+    #[error("--max-credential-retention-before-renewal {}s would ask EKS Auth all the time: use 0 (keep none) or 1m at least", .0.as_secs_f64())]
+    Retention(Duration),
     /// Not a URL.
     #[error("--endpoint '{0}' is no address of EKS Auth: use https://HOST[:PORT]")]
     Endpoint(String),
@@ -137,7 +143,7 @@ impl ServerConfig {
             kubelet_root: absolute("--kubelet-root", args.kubelet_root)?,
             run_dir: absolute("--run-dir", args.run_dir)?,
             endpoint: given(args.endpoint.as_deref()).map(|url| endpoint(url, &mut notices)).transpose()?,
-            max_retention: args.max_credential_retention_before_renewal,
+            max_retention: retention(args.max_credential_retention_before_renewal)?,
             max_cache_size: args.max_cache_size,
             max_service_qps: NonZeroU32::new(args.max_service_qps).unwrap_or(DEFAULT_QPS),
             max_upstream_concurrency: args.max_upstream_concurrency,
@@ -195,6 +201,14 @@ fn metrics_addr(text: Option<&str>, port: Option<u16>) -> Result<Option<SocketAd
         Some(text) => address(text).ok_or_else(|| Misconfigured::MetricsAddress(text.to_owned()))?,
     };
     Ok(Some(SocketAddr::from((ip, port.unwrap_or(2705)))))
+}
+
+fn retention(longest: Duration) -> Result<Duration, Misconfigured> {
+    if longest.is_zero() || longest >= SHORTEST_RETENTION {
+        Ok(longest)
+    } else {
+        Err(Misconfigured::Retention(longest))
+    }
 }
 
 fn listener_ports(text: &str) -> Result<RangeInclusive<u16>, Misconfigured> {

@@ -25,7 +25,7 @@ pub struct Stopped;
 #[derive(Debug)]
 pub(super) enum Command {
     Adopt { path: String, uid: PodUid, answer: oneshot::Sender<Option<Arc<Pod>>> },
-    ListenerFailed { cookie: u64 },
+    ListenerFailed { serial: u64 },
 }
 
 impl DiscoveryHandle {
@@ -44,9 +44,9 @@ impl DiscoveryHandle {
         pod.await.map_err(|_| Stopped)
     }
 
-    /// A listener does not accept any more.
-    pub fn listener_failed(&self, cookie: u64) {
-        let _ = self.commands.send(Command::ListenerFailed { cookie });
+    /// A listener of a namespace (its serial number) does not accept any more.
+    pub fn listener_failed(&self, serial: u64) {
+        let _ = self.commands.send(Command::ListenerFailed { serial });
     }
 
     /// A connection found no listener. Dropped when too many are waiting: the next miss, or the rescan, tells again.

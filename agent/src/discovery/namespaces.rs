@@ -82,6 +82,11 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Whether the host netns has its listener.
+    pub(super) fn serves_host(&self) -> bool {
+        self.served.contains_key(&self.host)
+    }
+
     pub(super) fn is_host(&self, netns: NetnsId) -> bool {
         netns == self.host
     }
@@ -125,8 +130,8 @@ impl Namespaces {
 
     /// A listener died under the agent (a pod that may kill sockets did it): what is left is closed, and the users are
     /// returned, for which the namespace is to be opened anew.
-    pub(super) fn lost(&mut self, cookie: u64) -> Option<(NetnsId, HashSet<String>)> {
-        let id = *self.served.iter().find(|(_, served)| served.namespace.cookie == cookie)?.0;
+    pub(super) fn lost(&mut self, serial: u64) -> Option<(NetnsId, HashSet<String>)> {
+        let id = *self.served.iter().find(|(_, served)| served.namespace.serial == serial)?.0;
         let users = self.close(id);
         Some((id, users))
     }

@@ -1,16 +1,19 @@
 //! Which network namespaces the processes of a cgroup live in.
 use std::{
-    collections::{HashMap, HashSet},
+    collections::VecDeque,
     fs::{self, File},
     io::{self, BufRead as _, BufReader},
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-/// Processes looked at in one pod. A pod beyond it keeps the namespaces that were found.
-const MAX_PROCESSES: usize = 8192;
+use rustix::io::Errno;
+
+/// Processes looked at in one pod: 8 µs each, and nothing else is discovered meanwhile. A pod beyond it keeps the
+/// namespaces that were found.
+const MAX_PROCESSES: usize = 1024;
 /// Cgroups looked at in one pod.
-const MAX_CGROUPS: usize = 1024;
+const MAX_CGROUPS: usize = 256;
 
 /// A network namespace, as its file's device and inode name it. Unambiguous as long as somebody holds the namespace
 /// open, as the agent's own sockets do.
@@ -35,50 +38,72 @@ impl NetnsId {
 /// What a walk through a cgroup and everything below it found.
 #[derive(Debug, Default)]
 pub(super) struct Census {
-    /// A process for each namespace.
-    pub(super) namespaces: HashMap<NetnsId, u32>,
+    /// Namespaces, each with a process in it; those of processes high up in the tree, and of old ones, come first.
+    pub(super) namespaces: Vec<(NetnsId, u32)>,
     /// Processes seen.
     pub(super) processes: usize,
-    /// Whether there was more than the walk may look at: absence proves nothing then.
+    /// Whether not everything was seen: absence proves nothing then.
     pub(super) truncated: bool,
 }
 
 impl Census {
-    /// Walks a cgroup. What vanishes meanwhile is left out.
-    #[must_use]
-    pub(super) fn take(cgroup: &Path) -> Self {
+    /// Walks a cgroup until more than `most` namespaces were found. What vanishes meanwhile is left out.
+    pub(super) fn take(cgroup: &Path, most: usize) -> Self {
         let mut census = Self::default();
-        let mut pending = vec![cgroup.to_owned()];
+        let mut pending = VecDeque::from([cgroup.to_owned()]);
         let mut seen = 0;
-        while let Some(directory) = pending.pop() {
+        while let Some(directory) = pending.pop_front() {
             seen += 1;
-            if seen > MAX_CGROUPS {
+            if seen > MAX_CGROUPS || census.processes >= MAX_PROCESSES || census.namespaces.len() > most {
                 census.truncated = true;
                 break;
             }
-            census.count(&directory);
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            pending.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+            if let Err(error) = census.visit(&directory, &mut pending)
+                && !is_gone(&error)
+            {
+                tracing::warn!(cgroup = %directory.display(), %error, "cannot look at the processes of a cgroup");
+                census.truncated = true;
+            }
         }
         census
     }
 
-    fn count(&mut self, cgroup: &Path) {
+    /// Whether a process lives there.
+    pub(super) fn has(&self, netns: NetnsId) -> bool {
+        self.namespaces.iter().any(|(found, _)| *found == netns)
+    }
+
+    fn visit(&mut self, cgroup: &Path, pending: &mut VecDeque<PathBuf>) -> io::Result<()> {
         // A threaded cgroup does not say its processes; its threads say the same namespaces.
-        let Ok(tasks) = tasks(&cgroup.join("cgroup.procs")).or_else(|_| tasks(&cgroup.join("cgroup.threads"))) else {
-            return;
+        let tasks = match tasks(&cgroup.join("cgroup.procs")) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => tasks(&cgroup.join("cgroup.threads"))?,
+            other => other?,
         };
         for id in tasks {
             if self.processes >= MAX_PROCESSES {
                 self.truncated = true;
-                return;
+                break;
             }
             self.processes += 1;
-            if let Ok(netns) = NetnsId::of_task(id) {
-                self.namespaces.entry(netns).or_insert(id);
+            if let Ok(netns) = NetnsId::of_task(id)
+                && !self.has(netns)
+            {
+                self.namespaces.push((netns, id));
             }
         }
+        for entry in fs::read_dir(cgroup)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push_back(entry.path());
+            }
+        }
+        Ok(())
     }
+}
+
+/// Whether a cgroup was removed while it was looked at.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NODEV))
 }
 
 /// Opens the namespace of a process or thread. It may have changed since it was looked at: what counts is the file.
@@ -90,12 +115,12 @@ fn netns_path(task: u32) -> String {
     format!("/proc/{task}/ns/net")
 }
 
-fn tasks(file: &Path) -> io::Result<HashSet<u32>> {
-    let mut ids = HashSet::new();
+fn tasks(file: &Path) -> io::Result<Vec<u32>> {
+    let mut ids = Vec::new();
     for line in BufReader::new(File::open(file)?).lines() {
         // 0 stands for a process outside this PID namespace: without hostPID there is no way to it.
         if let Some(id) = line?.parse().ok().filter(|&id| id != 0) {
-            ids.insert(id);
+            ids.push(id);
         }
     }
     Ok(ids)

@@ -26,11 +26,6 @@ pub(super) enum Change {
         /// As above.
         name: String,
     },
-    /// The watched directory itself is gone.
-    Removed {
-        /// Its path.
-        directory: String,
-    },
     /// Events were lost: everything must be looked at.
     Overflow,
 }
@@ -38,41 +33,61 @@ pub(super) enum Change {
 /// inotify on directories, each known by its path relative to the kubepods root.
 #[derive(Debug)]
 pub(super) struct Watches {
-    inotify: AsyncFd<Inotify>,
+    /// None where the node has no inotify instance left for the agent.
+    inotify: Option<AsyncFd<Inotify>>,
     paths: HashMap<WatchDescriptor, String>,
     by_path: HashMap<String, WatchDescriptor>,
 }
 
 impl Watches {
     /// Watches nothing yet. Runs in a tokio runtime.
-    pub(super) fn new() -> io::Result<Self> {
-        let inotify = sys::readable(Inotify::init()?)?;
-        Ok(Self { inotify, paths: HashMap::new(), by_path: HashMap::new() })
+    ///
+    /// A pod of the same user can use up the node's inotify instances. That must not keep the agent from serving: it is
+    /// blind then, and its owner must look by itself.
+    pub(super) fn new() -> Self {
+        let inotify = Inotify::init().and_then(sys::readable);
+        if let Err(error) = &inotify {
+            tracing::error!(%error, "cannot watch for pods (raise fs.inotify.max_user_instances): looking every second");
+        }
+        Self { inotify: inotify.ok(), paths: HashMap::new(), by_path: HashMap::new() }
+    }
+
+    /// Whether nothing can be watched.
+    pub(super) fn is_blind(&self) -> bool {
+        self.inotify.is_none()
     }
 
     /// Watches a directory for directories that come and go. What is there already must be listed after this call.
     pub(super) fn add(&mut self, path: &str, directory: &Path) -> io::Result<()> {
-        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::DELETE_SELF | WatchMask::ONLYDIR;
-        let watch = self.inotify.get_ref().watches().add(directory, mask)?;
-        // A directory that was removed and made again under its name has a new watch.
-        if let Some(old) = self.by_path.insert(path.to_owned(), watch.clone()).filter(|old| *old != watch) {
-            self.paths.remove(&old);
+        let mask = WatchMask::CREATE | WatchMask::DELETE | WatchMask::ONLYDIR;
+        let Some(inotify) = &self.inotify else { return Ok(()) };
+        let watch = inotify.get_ref().watches().add(directory, mask)?;
+        if self.by_path.get(path) != Some(&watch) {
+            // A directory that was removed and made again under its name has a new watch.
+            self.forget(path);
+            self.by_path.insert(path.to_owned(), watch.clone());
+            self.paths.insert(watch, path.to_owned());
         }
-        self.paths.insert(watch, path.to_owned());
         Ok(())
     }
 
-    /// Forgets a directory that is gone. The kernel has dropped its watch.
+    /// Forgets a directory that is gone. kernfs does not drop the watches of removed directories: each would stay, and
+    /// count against the node's limit.
     pub(super) fn forget(&mut self, path: &str) {
         if let Some(watch) = self.by_path.remove(path) {
             self.paths.remove(&watch);
+            if let Some(inotify) = &self.inotify {
+                // Refused when the kernel did drop it.
+                let _ = inotify.get_ref().watches().remove(watch);
+            }
         }
     }
 
     /// Waits for the next changes.
     pub(super) async fn changes(&mut self) -> io::Result<Vec<Change>> {
+        let Some(inotify) = &mut self.inotify else { return std::future::pending().await };
         loop {
-            let mut guard = self.inotify.readable_mut().await?;
+            let mut guard = inotify.readable_mut().await?;
             let mut buffer = [0_u8; BUFFER_BYTES];
             let events = match guard.get_inner_mut().read_events(&mut buffer) {
                 Ok(events) => events,
@@ -88,9 +103,6 @@ impl Watches {
                         return Some(Change::Overflow);
                     }
                     let parent = self.paths.get(&event.wd)?.clone();
-                    if event.mask.contains(EventMask::DELETE_SELF) {
-                        return Some(Change::Removed { directory: parent });
-                    }
                     let name = event.name.filter(|_| event.mask.contains(EventMask::ISDIR))?.to_str()?.to_owned();
                     if event.mask.contains(EventMask::CREATE) {
                         Some(Change::Appeared { parent, name })

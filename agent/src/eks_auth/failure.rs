@@ -11,6 +11,7 @@ use aws_sdk_eksauth::{
     operation::{RequestId as _, assume_role_for_pod_identity::AssumeRoleForPodIdentityError},
 };
 
+use super::causes;
 use crate::refusal::{Outage, Refusal, UpstreamError};
 
 type CallError = SdkError<AssumeRoleForPodIdentityError, HttpResponse>;
@@ -107,21 +108,15 @@ fn caused_by_credentials(error: &CallError) -> bool {
     false
 }
 
-/// The chain of causes, for the log. The SDK's errors name addresses and conditions, never tokens or keys.
+/// The causes, for the log.
 fn cause(error: &CallError) -> String {
-    if let SdkError::ServiceError(service) = error {
-        let status = service.raw().status().as_u16();
-        let (code, message) = (service.err().code(), service.err().message());
-        return format!("HTTP {status} {}: {}", code.unwrap_or("without a code"), message.unwrap_or("no message"));
-    }
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    let SdkError::ServiceError(service) = error else {
+        return causes::of(error);
+    };
+    let status = service.raw().status().as_u16();
+    let (code, message) = (service.err().code(), service.err().message());
+    let text = format!("HTTP {status} {}: {}", code.unwrap_or("without a code"), message.unwrap_or("no message"));
+    causes::fit(&text)
 }
 
 #[cfg(test)]

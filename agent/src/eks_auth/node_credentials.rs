@@ -2,66 +2,90 @@
 //!
 //! The chain is built by hand: environment → shared file → instance metadata. The SDK's own chain would try the
 //! container provider, which aims at 169.254.170.23 and would be steered back to this agent.
-use std::env;
+use std::{env, time::Duration};
 
 use aws_config::{
     Region,
     environment::{EnvironmentVariableCredentialsProvider, EnvironmentVariableRegionProvider},
-    imds::{credentials::ImdsCredentialsProvider, region::ImdsRegionProvider},
+    imds::{self, credentials::ImdsCredentialsProvider, region::ImdsRegionProvider},
     meta::{credentials::CredentialsProviderChain, region::ProvideRegion as _},
-    profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider},
+    profile::ProfileFileRegionProvider,
     provider_config::ProviderConfig,
 };
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future};
-use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_credential_types::provider::{ProvideCredentials, error::CredentialsError, future};
+use tokio::time::timeout;
+
+use super::http::HttpClients;
+
+mod kept;
+mod shared_file;
+
+pub(super) use kept::NodeCredentials;
+pub(super) use shared_file::Watched;
+
+use shared_file::SharedFile;
 
 /// Variables that are meant for pods; the agent may have inherited them from its own pod's mutation.
 const IGNORED_PREFIXES: [&str; 2] = ["AWS_CONTAINER_", "AWS_WEB_IDENTITY_"];
 
+/// A metadata service that does not answer (a hop limit of 1, another cloud) holds a fetch no longer than this. It
+/// answers within milliseconds otherwise.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The region: environment, shared file, instance metadata.
-pub(super) async fn region(http: &SharedHttpClient) -> Option<Region> {
-    let config = ProviderConfig::without_region().with_http_client(http.clone());
+pub(super) async fn region(http: &HttpClients) -> Option<Region> {
+    let config = ProviderConfig::without_region().with_http_client(http.services.clone());
     if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
         return Some(region);
     }
     if let Some(region) = ProfileFileRegionProvider::builder().configure(&config).build().region().await {
         return Some(region);
     }
+    let config = config.with_http_client(http.metadata.clone());
     ImdsRegionProvider::builder().configure(&config).build().region().await
 }
 
-/// The credentials that calls are signed with.
-pub(super) fn chain(http: &SharedHttpClient, region: &Region) -> SharedCredentialsProvider {
+/// The credentials that calls are signed with. With `rotate` the shared files are looked at for each call.
+pub(super) fn chain(http: &HttpClients, region: &Region, rotate: bool) -> NodeCredentials {
     for (name, _) in env::vars_os() {
         if let Some(name) = name.to_str().filter(|name| IGNORED_PREFIXES.iter().any(|p| name.starts_with(p))) {
             tracing::warn!(variable = name, "ignored: the agent calls EKS Auth with the node's own credentials");
         }
     }
-    let config = ProviderConfig::without_region().with_http_client(http.clone()).with_region(Some(region.clone()));
-    let profile = ProfileFileCredentialsProvider::builder()
-        .configure(&config)
-        // `credential_source = EcsContainer` in a shared file would lead back here too.
-        .with_custom_provider("EcsContainer", NotFromPods)
-        .build();
-    let imds = ImdsCredentialsProvider::builder().configure(&config).build();
-    SharedCredentialsProvider::new(
+    let shared_file = SharedFile::new(http.services.clone(), region.clone());
+    let config = ProviderConfig::without_region().with_http_client(http.metadata.clone());
+    let metadata = Metadata::new(&config, imds::Client::builder());
+    let watched = if rotate { Watched::shared_files(|name| env::var_os(name)) } else { Watched::nothing() };
+    NodeCredentials::new(
         CredentialsProviderChain::first_try("Environment", EnvironmentVariableCredentialsProvider::new())
-            .or_else("SharedFile", profile)
-            .or_else("InstanceMetadata", imds),
+            .or_else("SharedFile", shared_file)
+            .or_else("InstanceMetadata", metadata),
+        watched,
     )
 }
 
-/// Stands where the SDK has its container provider.
+/// The instance metadata service, given up after [`METADATA_TIMEOUT`]: the SDK's own bounds add up to much more.
 #[derive(Debug)]
-struct NotFromPods;
+struct Metadata(ImdsCredentialsProvider);
 
-impl ProvideCredentials for NotFromPods {
+impl Metadata {
+    fn new(config: &ProviderConfig, client: imds::client::Builder) -> Self {
+        let client = client.configure(config).max_attempts(2).build();
+        Self(ImdsCredentialsProvider::builder().configure(config).imds_client(client).build())
+    }
+}
+
+impl ProvideCredentials for Metadata {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
-        future::ProvideCredentials::ready(Err(CredentialsError::invalid_configuration(
-            "credential_source = EcsContainer cannot be used by the agent that serves containers",
-        )))
+        future::ProvideCredentials::new(async {
+            let answer = timeout(METADATA_TIMEOUT, self.0.provide_credentials()).await;
+            answer.unwrap_or_else(|_| Err(CredentialsError::provider_timed_out(METADATA_TIMEOUT)))
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

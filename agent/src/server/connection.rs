@@ -36,6 +36,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_mins(1);
 /// A connection may be passed on to who knows whom; after this time it must be made, and attested, anew.
 const OLDEST: Duration = Duration::from_mins(10);
+/// What a request that came in time may take beyond it.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+/// When the agent stops: for the head of a connection that was accepted just before.
+const LAST_HEAD: Duration = Duration::from_millis(250);
 /// All of a request's head: a token (16 KiB at most) and what SDKs say about themselves.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
@@ -145,10 +149,16 @@ impl Requests {
         Answering(self)
     }
 
+    /// Whether there was one yet.
+    fn any(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) || self.last_answer.load(Ordering::Relaxed) > 0
+    }
+
     /// When the connection is to be closed, as things stand now.
     fn deadline(&self) -> Instant {
         if self.answering.load(Ordering::Relaxed) {
-            return Instant::now() + IDLE;
+            // An answer takes a second at most; without the bound a client that always asks would never grow old.
+            return (Instant::now() + IDLE).min(self.accepted + OLDEST + LAST_ANSWER);
         }
         match self.last_answer.load(Ordering::Relaxed) {
             0 => self.accepted + FIRST_REQUEST,
@@ -200,9 +210,17 @@ where
             }
             () = context.closing.cancelled(), if !closing => {
                 closing = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                if requests.any() {
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                } else {
+                    // Told to end before its first request, the protocol would close at once.
+                    timer = Instant::now() + LAST_HEAD;
+                }
             }
             () = tokio::time::sleep_until(timer) => {
+                if closing {
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                }
                 timer = requests.deadline();
                 if timer <= Instant::now() {
                     return End::Closed;

@@ -15,7 +15,7 @@ use crate::{
     credentials::{Issued, PresentedToken},
     metrics::Answer,
     namespace::Namespace,
-    refusal::{Ambiguity, Refusal},
+    refusal::{Ambiguity, Refusal, TokenFault},
     token::{self, ServiceAccountToken, TokenDigest},
 };
 
@@ -101,6 +101,9 @@ async fn obtain(
     raw: &str,
     started: Instant,
 ) -> Result<(Arc<Issued>, Answer), Refusal> {
+    if raw.len() > token::MAX_TOKEN_BYTES {
+        return Err(Refusal::MalformedToken(TokenFault::TooLong));
+    }
     let digest = TokenDigest::of(raw);
     let credentials = caller.pod().credentials();
     if let Some(issued) = credentials.cached(&digest, context.clock.now()) {

@@ -1,4 +1,7 @@
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::{fs::symlink, net::UnixListener},
+};
 
 use proptest::prelude::*;
 use rustix::fs::{CWD, mkfifoat};
@@ -83,9 +86,11 @@ fn only_a_regular_file_of_a_tokens_size_is_read() {
     fs::create_dir(&file).unwrap();
     assert!(matches!(read(&kubelet), Err(TokenFileError::NotAFile)));
     fs::remove_dir(&file).unwrap();
-    let socket = std::os::unix::net::UnixListener::bind(&file).unwrap();
+    // Made elsewhere: the path of a socket must be short.
+    let socket = kubelet.root().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    fs::rename(&socket, &file).unwrap();
     assert!(matches!(read(&kubelet), Err(TokenFileError::NotAFile)));
-    drop(socket);
     fs::remove_file(&file).unwrap();
 
     fs::write(&file, "t".repeat(MAX_TOKEN_BYTES)).unwrap();
