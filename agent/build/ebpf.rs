@@ -38,7 +38,7 @@ const KEPT: [&str; 9] = [
 ];
 
 /// Where the compiler comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Origin {
     /// A nightly of rustup, by name, that has the component rust-src.
     Rustup(String),
@@ -330,4 +330,35 @@ fn in_path(name: &str) -> Option<PathBuf> {
 
 fn file(path: PathBuf) -> Option<PathBuf> {
     path.is_file().then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_calling_cargo_reaches_the_nested_one() {
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_PROFILE_RELEASE_STRIP"] {
+            assert!(leaks(OsStr::new(name)), "{name}");
+        }
+        for name in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "RUSTDOCFLAGS"] {
+            assert!(leaks(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_nested_cargo_keeps_registries_and_the_job_server() {
+        for name in
+            ["CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_INDEX", "PATH", "RUSTUP_HOME"]
+        {
+            assert!(!leaks(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn versions_are_read_up_to_the_first_other_character() {
+        assert_eq!(leading_number("22.1.8\nmore"), Some(22));
+        assert_eq!(leading_number("9-"), Some(9));
+        assert_eq!(leading_number("git"), None);
+    }
 }

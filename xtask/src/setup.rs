@@ -1,0 +1,114 @@
+//! `setup`: makes a machine ready. It says what it will do before it does it; when nothing is missing it does nothing.
+//!
+//! What is missing is found by looking for the thing itself (a program, a Python module), not for a package: a machine
+//! that has it from elsewhere is ready too. Only installing knows Debian's packages.
+
+mod packages;
+mod programs;
+
+use std::{path::Path, process::Command};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::{
+    clients::{self, Clients},
+    ebpf::{Failure, Part, Toolchain},
+    process,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// If the programs' compiler is missing, ask rustup for its nightly's rust-src before Debian's packages.
+    #[arg(long)]
+    rustup: bool,
+}
+
+/// One thing to install.
+struct Step {
+    /// A sentence: what will be done, and what for.
+    what: String,
+    run: Box<dyn FnOnce() -> Result<()>>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.rustup && lacks(Part::Compiler) {
+        println!("Asking rustup for the component rust-src of its nightly (up to 60 s).");
+        let mut rustup = Command::new("timeout");
+        rustup.args(["60", "rustup", "component", "add", "rust-src", "--toolchain", "nightly"]);
+        if let Err(error) = process::run(&mut rustup) {
+            println!("rustup has not brought it ({error}): Debian's packages will do.");
+        }
+    }
+    ensure()
+}
+
+/// Installs what is missing, if anything is.
+pub(crate) fn ensure() -> Result<()> {
+    let steps = plan()?;
+    if steps.is_empty() {
+        println!("setup: nothing to do");
+        return Ok(());
+    }
+    println!("setup: this machine lacks what the build and the tests need. To do:");
+    for (number, step) in (1..).zip(&steps) {
+        println!("  {number}. {}", step.what);
+    }
+    println!();
+    for step in steps {
+        process::timed(&step.what, step.run).0?;
+    }
+    // What was installed must also be found: a package may have changed its contents.
+    Toolchain::find().map(drop).map_err(|failure| anyhow::anyhow!("after setup: {failure}"))
+}
+
+fn plan() -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+
+    let mut packages = packages::missing();
+    if lacks(Part::Compiler) {
+        packages.extend(["rustc-web", "rust-web-src", "rust-web-clippy", "llvm-22-dev"]);
+    }
+    if lacks(Part::Linker) || lacks(Part::Strip) {
+        packages.push("llvm-22-dev");
+    }
+    // rustup's nightlies bring clippy as their users like; Debian's compiler comes without.
+    if Toolchain::find()
+        .is_ok_and(|found| found.bin() == Path::new("/usr/bin") && !found.bin().join("clippy-driver").is_file())
+    {
+        packages.push("rust-web-clippy");
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    if !packages.is_empty() {
+        packages::installable(&packages)?;
+        steps.push(Step {
+            what: format!("install Debian's packages {}", packages.join(" ")),
+            run: Box::new(move || packages::install(&packages)),
+        });
+    }
+
+    if lacks(Part::Linker) {
+        steps.push(Step { what: programs::linker_sentence(), run: Box::new(programs::install_linker) });
+    }
+
+    let clients = Clients::locate()?;
+    if !clients.complete() {
+        clients::requirements_met()?;
+        steps.push(Step {
+            what: format!(
+                "install the SDK tier's clients (boto3, the AWS CLI, moto, ministack; the AWS SDK for JavaScript) \
+                 in {}",
+                clients.directory().display()
+            ),
+            run: Box::new(move || clients.install()),
+        });
+    }
+    Ok(steps)
+}
+
+/// Whether the programs' toolchain lacks a part. Looked up anew each time: an installed linker changes which compiler
+/// fits.
+fn lacks(part: Part) -> bool {
+    matches!(Toolchain::find(), Err(Failure::Missing(parts)) if parts.contains(&part))
+}

@@ -1,0 +1,74 @@
+//! What comes from Debian's packages.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::process;
+
+/// A program that the build or the tests start, and Debian's package of it.
+const PROGRAMS: [(&str, &str); 11] = [
+    // Links build scripts, and compiles the C of one crate.
+    ("cc", "gcc"),
+    // Shows programs and maps.
+    ("bpftool", "bpftool"),
+    // Network namespaces of nodes and pods; sockets in them.
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    // What breaks agents that live on a link-local address.
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("tcpdump", "tcpdump"),
+    // Ways into namespaces that keep the cgroup mount in sight.
+    ("nsenter", "util-linux"),
+    ("unshare", "util-linux"),
+    // Makes the key of the tests' token issuer.
+    ("openssl", "openssl"),
+    ("python3", "python3"),
+];
+
+/// Packages for what is not there.
+pub(super) fn missing() -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        PROGRAMS.iter().filter(|(program, _)| process::find(program).is_none()).map(|(_, package)| *package).collect();
+    // Debian ships Python without what makes a virtual environment.
+    if process::output("python3", &["-c", "import ensurepip, venv"]).is_none() {
+        packages.push("python3-venv");
+    }
+    if !std::path::Path::new("/usr/include/stdlib.h").is_file() {
+        packages.push("libc6-dev");
+    }
+    packages
+}
+
+/// Says what to do by hand where this command cannot install.
+pub(super) fn installable(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    ensure!(
+        process::find("apt-get").is_some(),
+        "this system has no apt-get; install by its own means what Debian calls: {list}"
+    );
+    ensure!(
+        process::is_root(),
+        "installing packages needs root; run this, then setup again:\n  \
+         sudo apt-get update && sudo apt-get install --no-install-recommends {list}"
+    );
+    Ok(())
+}
+
+pub(super) fn install(packages: &[&str]) -> Result<()> {
+    // Lists that are missing or old make apt-get ask for files that are not there. One list of many that cannot be
+    // fetched is no reason to stop: the installation tells whether it mattered.
+    if let Err(error) = process::run(apt().arg("update")) {
+        println!("{error}: going on with the package lists that are there");
+    }
+    process::run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+fn apt() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    // Unattended upgrades of a fresh machine hold the lock for a while.
+    apt.args(["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]);
+    apt
+}

@@ -1,0 +1,121 @@
+//! `test`: the tiers, in the order of their price; each is a claim of its own kind (tests/README.md).
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::{
+    check,
+    clients::{self, Clients},
+    process, setup,
+};
+
+/// Tells the tests whether to take their full size: more pods, longer runs.
+const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only this tier.
+    tier: Option<Tier>,
+    /// The tests in their full size, as before a release.
+    #[arg(long)]
+    full: bool,
+    /// Only tests whose name contains this; with a tier that runs tests.
+    #[arg(long, requires = "tier")]
+    filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    /// Format, lints, documentation.
+    Check,
+    /// Unit tests, without root.
+    Unit,
+    /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
+    Node,
+    /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
+    Sdk,
+}
+
+impl Tier {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Unit => "unit",
+            Self::Node => "node",
+            Self::Sdk => "sdk",
+        }
+    }
+
+    const fn needs_root(self) -> bool {
+        matches!(self, Self::Node | Self::Sdk)
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let tiers = options.tier.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
+    if let Some(tier) = tiers.iter().find(|tier| tier.needs_root()) {
+        ensure!(
+            process::is_root(),
+            "tier {} makes network namespaces, cgroups and attaches programs, which needs root; \
+             `cargo xtask test unit` does not",
+            tier.name()
+        );
+    }
+    setup::ensure()?;
+
+    let mut ran: Vec<(Tier, bool, Duration)> = Vec::new();
+    for tier in &tiers {
+        let (result, duration) = process::timed(&format!("tier {}", tier.name()), || run_tier(*tier, options));
+        ran.push((*tier, result.is_ok(), duration));
+        if let Err(error) = result {
+            eprintln!("{error:#}");
+            break;
+        }
+    }
+    summary(&tiers, &ran)
+}
+
+fn run_tier(tier: Tier, options: &Options) -> Result<()> {
+    match tier {
+        Tier::Check => check::run(),
+        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], options),
+        Tier::Node | Tier::Sdk => {
+            // The tests start these programs; cargo builds a package's own binaries only for its own tests.
+            let programs = ["build", "--locked", "-p", "pod-identity-agent", "-p", "pod-identity-tests"];
+            process::run(&mut process::cargo(&programs))?;
+            run_tests(&["--package", "pod-identity-tests", "--test", tier.name()], options)
+        }
+    }
+}
+
+fn run_tests(selection: &[&str], options: &Options) -> Result<()> {
+    let mut cargo = process::cargo(&["test", "--locked"]);
+    cargo.args(selection);
+    cargo.env(clients::VARIABLE, Clients::locate()?.directory());
+    if options.full {
+        cargo.env(SIZE, "full");
+    }
+    if let Some(filter) = &options.filter {
+        cargo.args(["--", filter]);
+    }
+    process::run(&mut cargo)
+}
+
+fn summary(tiers: &[Tier], ran: &[(Tier, bool, Duration)]) -> Result<()> {
+    println!("tiers:");
+    for tier in tiers {
+        let name = tier.name();
+        match ran.iter().find(|(done, ..)| done == tier) {
+            Some((_, passed, duration)) => {
+                println!("  {name:<6} {} {:>7.1} s", if *passed { "passed" } else { "FAILED" }, duration.as_secs_f64());
+            }
+            None => println!("  {name:<6} not run"),
+        }
+    }
+    if let Some((tier, ..)) = ran.iter().find(|(_, passed, _)| !passed) {
+        bail!("tier {} failed", tier.name());
+    }
+    Ok(())
+}
