@@ -1,0 +1,180 @@
+//! EKS Auth of a test node: the stand-in's process, and a test's hand on it.
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufReader, Write as _},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    http1,
+    netns::Netns,
+    process::{Process, binary, eventually},
+    sigv4::AccessKey,
+    standin::control::{Association, Counters, Effect, Rule},
+    token::{Issuer, random_hex},
+};
+
+/// Where it serves, in the node's namespace.
+pub const ADDRESS: &str = "127.0.0.1:4430";
+
+/// The cluster and region that it knows.
+pub const CLUSTER: &str = "test";
+/// The region that calls are signed for.
+pub const REGION: &str = "eu-central-1";
+
+/// For the process to come up, on a machine that compiles something else.
+const STARTS: Duration = Duration::from_secs(10);
+
+/// What the stand-in of a node is to be started with.
+#[derive(Clone, Debug, Default)]
+pub struct EksAuthSpec {
+    /// EKS that knows the associations (`http://ADDRESS:PORT` in the node's namespace).
+    pub eks: Option<String>,
+    /// STS that gives credentials.
+    pub sts: Option<String>,
+    /// The stand-in's access key at those.
+    pub service: Option<AccessKey>,
+    /// Life of made-up credentials in seconds; 6 hours without it.
+    pub lifetime_seconds: Option<u64>,
+}
+
+/// The stand-in of one node.
+#[derive(Debug)]
+pub struct EksAuth {
+    process: Process,
+    control: PathBuf,
+    log: PathBuf,
+    node: AccessKey,
+}
+
+impl EksAuth {
+    /// Starts it in a node's namespace; it verifies what `issuer` signs.
+    pub(crate) fn start(netns: &Netns, dir: &Path, issuer: &Issuer, spec: &EksAuthSpec) -> Result<Self> {
+        let (control, log, jwks) = (dir.join("eks-auth.sock"), dir.join("eks-auth.log"), dir.join("jwks.json"));
+        fs::write(&jwks, issuer.jwks().to_string())?;
+        let node = AccessKey { id: format!("AKIA{}", random_hex(8).to_uppercase()), secret: random_hex(20) };
+        let mut command = Command::new(binary("pod-exec")?);
+        command.arg("--netns").arg(netns.path()).arg("--").arg(binary("eks-auth-standin")?);
+        command.args(["--listen", ADDRESS, "--cluster", CLUSTER, "--region", REGION]);
+        command.arg("--control").arg(&control).arg("--jwks").arg(&jwks);
+        command.args(["--node-access-key", &node.id, "--node-secret", &node.secret]);
+        for (flag, url) in [("--eks", &spec.eks), ("--sts", &spec.sts)] {
+            if let Some(url) = url {
+                command.args([flag, url]);
+            }
+        }
+        if let Some(key) = &spec.service {
+            command.env("AWS_ACCESS_KEY_ID", &key.id).env("AWS_SECRET_ACCESS_KEY", &key.secret);
+        }
+        if let Some(seconds) = spec.lifetime_seconds {
+            command.args(["--lifetime-seconds", &seconds.to_string()]);
+        }
+        let process = Process::start("the EKS Auth stand-in", &mut command, &log)?;
+        Ok(Self { process, control, log, node })
+    }
+
+    /// Waits until it serves.
+    pub(crate) fn wait_until_it_serves(&mut self) -> Result<()> {
+        let (process, control, log) = (&mut self.process, &self.control, &self.log);
+        eventually("the EKS Auth stand-in to serve", STARTS, || {
+            if let Some(status) = process.ended()? {
+                anyhow::bail!("it ended with {status}:\n{}", fs::read_to_string(log).unwrap_or_default());
+            }
+            // The control socket is bound after the other.
+            Ok(UnixStream::connect(control).is_ok().then_some(()))
+        })
+    }
+
+    /// Its URL in the node's namespace.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{ADDRESS}")
+    }
+
+    /// The node's access key, by which it knows the node.
+    #[must_use]
+    pub fn node_key(&self) -> &AccessKey {
+        &self.node
+    }
+
+    /// Associates a service account with a role of account 123456789012.
+    pub fn associate(&self, namespace: &str, service_account: &str, role: &str) -> Result<()> {
+        self.tell(
+            "POST",
+            "/associations",
+            &Association {
+                namespace: namespace.to_owned(),
+                service_account: service_account.to_owned(),
+                role_arn: format!("arn:aws:iam::123456789012:role/{role}"),
+            },
+        )
+    }
+
+    /// Adds a misbehaviour.
+    pub fn rule(&self, rule: &Rule) -> Result<()> {
+        self.tell("POST", "/rules", rule)
+    }
+
+    /// Every call from now on has this effect.
+    pub fn always(&self, effect: Effect) -> Result<()> {
+        self.rule(&Rule { effect: Some(effect), ..Rule::default() })
+    }
+
+    /// The next `times` calls have this effect.
+    pub fn next(&self, times: u32, effect: Effect) -> Result<()> {
+        self.rule(&Rule { times: Some(times), effect: Some(effect), ..Rule::default() })
+    }
+
+    /// Every call from now on is answered so much later.
+    pub fn delay(&self, by: Duration) -> Result<()> {
+        self.rule(&Rule { delay_ms: u64::try_from(by.as_millis())?, ..Rule::default() })
+    }
+
+    /// Every call from now on is answered with this error.
+    pub fn fail(&self, status: u16, code: &str, message: &str) -> Result<()> {
+        self.always(Effect::Error { status, code: code.to_owned(), message: message.to_owned() })
+    }
+
+    /// Ends all misbehaviour.
+    pub fn behave(&self) -> Result<()> {
+        self.tell("DELETE", "/rules", &json!({}))
+    }
+
+    /// What it was asked so far.
+    pub fn counters(&self) -> Result<Counters> {
+        Ok(serde_json::from_slice(&self.ask("GET", "/counters", b"")?.body)?)
+    }
+
+    /// Calls made for a pod so far.
+    pub fn calls_for(&self, pod_uid: &str) -> Result<u64> {
+        Ok(self.counters()?.by_pod_uid.get(pod_uid).copied().unwrap_or_default())
+    }
+
+    /// How calls were answered so far: `ok`, or errors' types.
+    pub fn outcomes(&self) -> Result<BTreeMap<String, u64>> {
+        Ok(self.counters()?.by_outcome)
+    }
+
+    fn tell(&self, method: &str, path: &str, what: &impl Serialize) -> Result<()> {
+        let response = self.ask(method, path, serde_json::to_string(what)?.as_bytes())?;
+        ensure!(response.status == 200, "the stand-in does not take {method} {path}: {}", response.text());
+        Ok(())
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<http1::Response> {
+        let mut stream = UnixStream::connect(&self.control).context("the EKS Auth stand-in is gone")?;
+        stream.set_read_timeout(Some(STARTS))?;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        http1::read_response(&mut BufReader::new(stream), false)
+    }
+}
