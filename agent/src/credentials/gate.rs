@@ -239,9 +239,8 @@ impl Shared {
         let now = Instant::now();
         let result = change(&mut timed.state, now);
         let next = timed.state.admit(now);
-        // A later alarm is left: the time keeper finds nothing to do and sets the right one.
-        if let Some(at) = next.filter(|at| timed.alarm.is_none_or(|set| *at < set)) {
-            timed.alarm = Some(at);
+        // The time keeper sets its alarm itself. A later one than it has set is left: it finds nothing to do then.
+        if next.is_some_and(|at| timed.alarm.is_none_or(|set| at < set)) {
             self.alarm_changed.notify_one();
         }
         result

@@ -86,8 +86,8 @@ impl Pace {
 
     /// A call of `epoch` was answered. As many answers as calls fit at once raise the limit by one, so from `a` to `b` it
     /// takes (b(b−1) − a(a−1)) ÷ 2. Those of calls from before the cut say nothing about the time after it.
-    pub(super) fn answered(&mut self, epoch: u64, now: Instant) {
-        if epoch != self.epoch || self.last_cut(now).is_none() {
+    pub(super) fn answered(&mut self, epoch: u64) {
+        if epoch != self.epoch {
             return;
         }
         if let Some(cut) = &mut self.cut {
@@ -158,15 +158,15 @@ mod tests {
         (0..6).for_each(|_| pace.throttled(pace.epoch(), now, 0.0));
         let mut limits = Vec::new();
         for _ in 0..7 {
-            pace.answered(pace.epoch(), now);
+            pace.answered(pace.epoch());
             limits.push(pace.limit(now));
         }
         assert_eq!(limits, [2, 2, 3, 3, 3, 4, 4]);
-        (7..2015).for_each(|_| pace.answered(pace.epoch(), now));
+        (7..2015).for_each(|_| pace.answered(pace.epoch()));
         assert_eq!(pace.limit(now), 63);
-        pace.answered(pace.epoch(), now);
+        pace.answered(pace.epoch());
         assert_eq!(pace.limit(now), 64);
-        (0..200).for_each(|_| pace.answered(pace.epoch(), now));
+        (0..200).for_each(|_| pace.answered(pace.epoch()));
         assert_eq!(pace.limit(now), 64);
     }
 
@@ -175,7 +175,7 @@ mod tests {
         let (mut pace, now) = (Pace::new(64), Instant::now());
         (0..3).for_each(|_| pace.throttled(pace.epoch(), now, 0.0));
         assert_eq!(pace.paused_until(now), Some(now + 4 * SECOND));
-        pace.answered(pace.epoch(), now);
+        pace.answered(pace.epoch());
         assert_eq!(pace.paused_until(now), Some(now + 4 * SECOND));
         pace.throttled(pace.epoch(), now, 0.0);
         assert_eq!((pace.limit(now), pace.paused_until(now)), (4, Some(now + SECOND)));
@@ -185,11 +185,11 @@ mod tests {
     fn a_cut_starts_the_count_of_answers_anew() {
         let (mut pace, now) = (Pace::new(8), Instant::now());
         pace.throttled(pace.epoch(), now, 0.0);
-        (0..3).for_each(|_| pace.answered(pace.epoch(), now));
+        (0..3).for_each(|_| pace.answered(pace.epoch()));
         pace.throttled(pace.epoch(), now, 0.0);
-        pace.answered(pace.epoch(), now);
+        pace.answered(pace.epoch());
         assert_eq!(pace.limit(now), 2);
-        pace.answered(pace.epoch(), now);
+        pace.answered(pace.epoch());
         assert_eq!(pace.limit(now), 3);
     }
 
@@ -198,7 +198,7 @@ mod tests {
         let (mut pace, now) = (Pace::new(2), Instant::now());
         let before = pace.epoch();
         pace.throttled(before, now, 0.0);
-        (0..9).for_each(|_| pace.answered(before, now));
+        (0..9).for_each(|_| pace.answered(before));
         assert_eq!(pace.limit(now), 1);
         pace.throttled(pace.epoch(), now, 0.0);
         assert_eq!(pace.paused_until(now), Some(now + 2 * SECOND), "still in a row");
@@ -210,7 +210,7 @@ mod tests {
         (0..4).for_each(|_| pace.throttled(pace.epoch(), now, 0.0));
         let then = now + CUT_HOLDS;
         assert_eq!((pace.limit(then - Duration::from_nanos(1)), pace.limit(then)), (4, 64));
-        pace.answered(pace.epoch(), then);
+        pace.answered(pace.epoch());
         assert_eq!(pace.limit(then), 64);
         pace.throttled(pace.epoch(), then, 0.0);
         assert_eq!((pace.limit(then), pace.paused_until(then)), (32, Some(then + SECOND)));

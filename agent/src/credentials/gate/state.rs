@@ -70,7 +70,7 @@ impl State {
         }
         match outcome {
             Some(Outcome::Answered) => {
-                self.pace.answered(admission.epoch, now);
+                self.pace.answered(admission.epoch);
                 // What limits retries is how often they fail: pods that recover do so as fast as they are answered.
                 if admission.priority == Priority::Retry {
                     self.retries.put_back(now);

@@ -86,6 +86,7 @@ async fn a_raised_turn_goes_to_the_end_of_its_new_line() {
     let (other, retry) = (gate.enter(Priority::Prefetch), gate.enter(Priority::Retry));
     raised.raise(Priority::Waiting);
     not_lowered.raise(Priority::Renewal);
+    not_lowered.raise(Priority::Waiting);
     assert_eq!((raised.priority(), not_lowered.priority()), (Priority::Waiting, Priority::Waiting));
     let turns = vec![("raised", raised), ("waited", not_lowered), ("prefetch", other), ("retry", retry)];
     busy.finish(Outcome::Answered);
@@ -224,6 +225,36 @@ async fn failing_retries_are_ten_a_second_and_answered_ones_as_many_as_come() {
         gate.enter(Priority::Retry).admitted().await.finish(Outcome::Answered);
     }
     assert_eq!(start.elapsed(), Duration::from_mins(1) + SECOND / 10, "the first waited for its token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_are_answered_pay_for_no_retries() {
+    let gate = gate(64, 3);
+    for _ in 0..10 {
+        now(&mut gate.enter(Priority::Retry)).await.unwrap().finish(Outcome::Failed);
+    }
+    let mut retry = gate.enter(Priority::Retry);
+    now(&mut gate.enter(Priority::Waiting)).await.unwrap().finish(Outcome::Answered);
+    now(&mut gate.enter(Priority::Renewal)).await.unwrap().finish(Outcome::Answered);
+    assert!(now(&mut retry).await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_token_comes_sooner_does_not_wait_for_the_others() {
+    let gate = gate(64, 1);
+    let start = Instant::now();
+    drop(now(&mut gate.enter(Priority::Renewal)).await.unwrap());
+    for _ in 0..10 {
+        now(&mut gate.enter(Priority::Retry)).await.unwrap().finish(Outcome::Failed);
+    }
+    let mut renewal = gate.enter(Priority::Renewal);
+    sleep(Duration::from_millis(1)).await;
+    // The alarm is set for the renewal now; the retry brings it forward.
+    let mut retry = gate.enter(Priority::Retry);
+    drop(retry.admitted().await);
+    assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
+    drop(renewal.admitted().await);
+    assert!(start.elapsed() > Duration::from_millis(950), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
