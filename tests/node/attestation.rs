@@ -57,6 +57,26 @@ fn another_pods_valid_token_is_refused_counted_and_logged() -> Result<()> {
 }
 
 #[test]
+fn an_answer_that_the_kernel_never_gave_is_not_believed() -> Result<()> {
+    let served = served()?;
+    let thief = served.node.pod("thief")?;
+    let cgroup_id = served.pod.container("app")?.cgroup().id()?.to_string();
+    for (attempt, port) in [45_001, 45_002, 45_003].into_iter().enumerate() {
+        let client = Client::with_token(served.pod.token())
+            .to(LISTENER)
+            .host("169.254.170.23")
+            .mode("forged-answer")
+            .arg("--bind", &format!("127.0.0.1:{port}"))
+            .arg("--cgroup-id", &cgroup_id);
+        must_refuse(&served.agent, refusal(403, "foreign_token", FOREIGN), || thief.ask_once(&client))
+            .with_context(|| format!("attempt {attempt}"))?;
+    }
+    // And nobody is left with somebody else's answer.
+    thief.must_get_credentials()?;
+    served.pod.must_get_credentials().map(|_| ())
+}
+
+#[test]
 fn pods_of_the_host_network_are_told_apart() -> Result<()> {
     let served = served()?;
     let (first, second) = (

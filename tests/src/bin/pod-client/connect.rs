@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::{
@@ -19,7 +19,7 @@ use rustix::{
     },
 };
 
-use crate::{pass, uring};
+use crate::{forge, pass, uring};
 
 /// How to connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -67,6 +67,8 @@ pub(crate) enum Mode {
     TakenSocket,
     /// The process that makes that socket and gives it away
     GiveSocket,
+    /// Bound (--bind), and the agent told in the kernel's name that the socket was made in another cgroup (--cgroup-id)
+    ForgedAnswer,
 }
 
 /// What came of it.
@@ -89,6 +91,7 @@ pub(crate) fn open(
     to: SocketAddr,
     bind: Option<SocketAddr>,
     unix: Option<&Path>,
+    cgroup_id: Option<u64>,
     timeout: Duration,
 ) -> Result<Connection> {
     if mode == Mode::Udp {
@@ -105,6 +108,13 @@ pub(crate) fn open(
     set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
     prepare(mode, &socket, bind)?;
     match mode {
+        Mode::ForgedAnswer => {
+            let (Some(SocketAddr::V4(client)), SocketAddr::V4(server)) = (bind, to) else {
+                bail!("--bind and the address must be IPv4");
+            };
+            forge::answers(client, server, cgroup_id.context("--cgroup-id is missing")?)?;
+            connect(&socket, &to)?;
+        }
         Mode::Nonblock => connect_polled(&socket, to, timeout)?,
         Mode::TfoSendto => send_first(&socket, to)?,
         Mode::Reconnect => {
@@ -146,7 +156,7 @@ fn prepare(mode: Mode, socket: &OwnedFd, bind: Option<SocketAddr>) -> Result<()>
         Mode::V6only => set_ipv6_v6only(socket, true)?,
         _ => {}
     }
-    if matches!(mode, Mode::Bound | Mode::BoundPort) {
+    if matches!(mode, Mode::Bound | Mode::BoundPort | Mode::ForgedAnswer) {
         rustix::net::bind(socket, &bind.context("--bind is missing")?)?;
     }
     Ok(())

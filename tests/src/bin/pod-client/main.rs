@@ -14,6 +14,7 @@ use clap::Parser;
 use pod_identity_tests::{client::Answer, http1};
 
 mod connect;
+mod forge;
 mod pass;
 mod uring;
 
@@ -36,6 +37,9 @@ struct Args {
     /// Unix socket over which a TCP socket is taken or given, for the modes that pass one on
     #[arg(long)]
     unix: Option<PathBuf>,
+    /// Cgroup id to claim, for the mode that forges an answer
+    #[arg(long)]
+    cgroup_id: Option<u64>,
     /// Method
     #[arg(long, default_value = "GET")]
     method: String,
@@ -163,7 +167,7 @@ fn converse(args: &Args, input: &[u8], client: usize) -> Vec<Answer> {
 fn connect_until(args: &Args, refused: &mut u32) -> Result<Connection> {
     let deadline = Instant::now() + Duration::from_millis(args.connect_within_ms);
     loop {
-        match connect::open(args.mode, args.to, args.bind, args.unix.as_deref(), timeout(args)) {
+        match connect::open(args.mode, args.to, args.bind, args.unix.as_deref(), args.cgroup_id, timeout(args)) {
             Err(error) if is_refusal(&error) => {
                 *refused += 1;
                 if Instant::now() >= deadline {
