@@ -1,5 +1,5 @@
 //! Builds every part and runs them until the agent is told to stop.
-use std::{io, pin::pin, sync::Arc, time::Instant};
+use std::{io, path::Path, pin::pin, sync::Arc, time::Instant};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::{
@@ -13,13 +13,14 @@ use crate::{
     attestation::Attestor,
     cgroup::kubepods::{Kubepods, KubepodsError},
     config::{HostNetworkPods, ServerConfig},
-    credentials::{Clock, Engine, engine::Limits},
+    credentials::{Clock, Engine, NoTokens, TokenSource, engine::Limits},
     discovery::{
         self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
     eks_auth::{self, EksAuth, EksAuthSettings},
     health::{Liveness, NotReady, Readiness},
+    kubelet::TokenWatchHandle,
     metrics::Metrics,
     netns::NetnsWorker,
     pods::Pods,
@@ -27,6 +28,7 @@ use crate::{
     server::{self, Context, Server},
     steering::{Events, Steering, SteeringError, Targets},
     sys,
+    vouching::{self, Vouching},
 };
 
 /// Missed beats of a thread after which the agent calls itself dead.
@@ -125,12 +127,13 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     drop(starting);
     tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
-    let Agent { discovery, commands, events, handle, steering, server, .. } = agent;
+    let Agent { pods, vouching, discovery, commands, events, handle, steering, server, .. } = agent;
     let pulse = liveness.expect("discovery", discovery::RESCAN * MISSED_BEATS, Instant::now());
     let mut working = pin!(async {
         tokio::select! {
             outcome = discovery.run(commands, pulse) => outcome.map_err(AgentError::Discovery),
             outcome = events.forward(|miss| handle.missed(miss)) => outcome.map_err(AgentError::Events),
+            () = vouch(vouching, pods) => Ok(()),
         }
     });
     let failed = tokio::select! {
@@ -156,6 +159,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
 struct Agent {
     kubepods: Arc<Kubepods>,
     metrics: Arc<Metrics>,
+    pods: Arc<Pods>,
+    vouching: Option<Vouching>,
     steering: Arc<Steering>,
     events: Events,
     server: Server,
@@ -192,9 +197,15 @@ impl Agent {
         let limits = Limits {
             longest_retention: config.max_retention,
             upstream_concurrency: config.max_upstream_concurrency.get() as usize,
+            background_per_second: config.max_service_qps,
+            cached_pods: config.max_cache_size,
+            prefetch: config.prefetch,
+            seed: fastrand::u64(..),
         };
-        let engine = Engine::new(Arc::new(eks_auth), clock.clone(), limits, Arc::clone(&metrics), Handle::current());
-        let pods = Pods::new(engine, Arc::clone(&metrics));
+        let (tokens, watch, vouching) = kubelet(&config.kubelet_root, &clock);
+        let engine =
+            Engine::new(Arc::new(eks_auth), tokens, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
+        let pods = Pods::new(engine, Arc::clone(&metrics), watch);
         let (handle, commands) = DiscoveryHandle::new();
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
         let attestor = Attestor::new(Arc::clone(&kubepods), Arc::clone(&pods), handle.clone(), serve_host_network);
@@ -205,9 +216,30 @@ impl Agent {
         let worker = NetnsWorker::start(config.listener_ports.clone())
             .map_err(process("start the thread that enters network namespaces"))?;
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
-        let discovery = Discovery::start(Arc::clone(&kubepods), pods, Arc::clone(&metrics), namespaces).await?;
-        Ok(Self { kubepods, metrics, steering, events, server, discovery, commands, handle })
+        let discovery =
+            Discovery::start(Arc::clone(&kubepods), Arc::clone(&pods), Arc::clone(&metrics), namespaces).await?;
+        Ok(Self { kubepods, metrics, pods, vouching, steering, events, server, discovery, commands, handle })
     }
+}
+
+/// The kubelet's tokens, where they can be read. Without them pods are served all the same, each after its first request.
+fn kubelet(root: &Path, clock: &Clock) -> (Arc<dyn TokenSource>, Option<TokenWatchHandle>, Option<Vouching>) {
+    match vouching::open(root, clock) {
+        Ok((tokens, watch, vouching)) => (Arc::new(tokens), Some(watch), Some(vouching)),
+        Err(error) => {
+            tracing::warn!(%error, "credentials are not fetched before pods ask, and a rotated token costs a call");
+            (Arc::new(NoTokens), None, None)
+        }
+    }
+}
+
+/// Follows the kubelet's tokens; never ends, as pods are served without.
+async fn vouch(vouching: Option<Vouching>, pods: Arc<Pods>) {
+    if let Some(vouching) = vouching {
+        let error = vouching.run(pods).await;
+        tracing::error!(%error, "the kubelet's tokens are not followed any more");
+    }
+    std::future::pending::<()>().await;
 }
 
 fn serve_admin(config: &ServerConfig, admin: Admin) -> Result<(), AgentError> {

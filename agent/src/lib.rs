@@ -24,3 +24,4 @@ pub mod steering;
 mod sys;
 pub mod telemetry;
 pub mod token;
+pub mod vouching;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     credentials::{Credentials, Engine},
+    kubelet::TokenWatchHandle,
     metrics::Metrics,
     pod_uid::PodUid,
 };
@@ -105,14 +106,15 @@ impl Pod {
 pub struct Pods {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
+    tokens: Option<TokenWatchHandle>,
     by_uid: Mutex<HashMap<PodUid, Arc<Pod>>>,
 }
 
 impl Pods {
     /// No pods yet.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { engine, metrics, by_uid: Mutex::default() })
+    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, tokens: Option<TokenWatchHandle>) -> Arc<Self> {
+        Arc::new(Self { engine, metrics, tokens, by_uid: Mutex::default() })
     }
 
     /// The pod, if it is known.
@@ -127,6 +129,10 @@ impl Pods {
         let pod = table.entry(uid).or_insert_with(|| Arc::new(Pod::new(uid, &self.engine)));
         let pod = Arc::clone(pod);
         self.metrics.pods.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+        drop(table);
+        if let Some(tokens) = &self.tokens {
+            tokens.watch(uid);
+        }
         pod
     }
 
@@ -135,6 +141,9 @@ impl Pods {
         let mut table = self.table();
         if let Some(pod) = table.remove(&uid) {
             pod.ended.cancel();
+            if let Some(tokens) = &self.tokens {
+                tokens.forget(uid);
+            }
         }
         self.metrics.pods.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
     }

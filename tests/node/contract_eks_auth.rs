@@ -84,8 +84,6 @@ fn an_unknown_node_is_refused_by_its_signature() -> Result<()> {
 fn throttling_and_outages_will_pass() -> Result<()> {
     let served = served()?;
     for (effect, reason) in [
-        (error(429, "ThrottlingException", "Rate exceeded"), "eks_auth_throttled"),
-        (error(400, "ThrottlingException", "Rate exceeded"), "eks_auth_throttled"),
         (error(500, "InternalServerException", "oops"), "eks_auth_unavailable"),
         (error(503, "ServiceUnavailableException", "oops"), "eks_auth_unavailable"),
         (error(502, "", "<html>"), "eks_auth_unavailable"),
@@ -94,13 +92,27 @@ fn throttling_and_outages_will_pass() -> Result<()> {
         (Effect::WrongSubject, "subject_mismatch"),
         (Effect::ExpiresIn(15), "expiring"),
         (Effect::ExpiresIn(1), "expiring"),
+        // The last one: the node leaves EKS Auth alone for a while after it.
+        (error(429, "ThrottlingException", "Rate exceeded"), "eks_auth_throttled"),
     ] {
         let pod = served.node.pod("app")?;
         served.node.eks_auth().next(1, effect.clone())?;
         must_refuse(&served.agent, refusal(503, reason, "try again"), || pod.credentials())
             .with_context(|| format!("{effect:?}"))?;
     }
+    // Another pod is told at once, without a call that would only be throttled too.
+    let other = served.node.pod("app")?;
+    must_refuse(&served.agent, refusal(503, "eks_auth_throttled", "try again"), || other.credentials())?;
+    ensure!(served.node.eks_auth().calls_for(other.uid())? == 0);
     Ok(())
+}
+
+#[test]
+fn throttling_has_two_spellings() -> Result<()> {
+    let served = served()?;
+    served.node.eks_auth().next(1, error(400, "ThrottlingException", "Rate exceeded"))?;
+    let expected = refusal(503, "eks_auth_throttled", "try again");
+    must_refuse(&served.agent, expected, || served.pod.credentials()).map(|_| ())
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod discovery;
 mod harness;
 mod lifecycle;
 mod network;
+mod prefetch;

@@ -76,7 +76,8 @@ impl Agent {
         command.arg("--own-mounts").arg("--").arg(binary("pod-identity-agent")?);
         command.args(["server", "--cluster-name", CLUSTER, "--endpoint", &eks_auth.url()]);
         command.arg("--kubelet-root").arg(ground.kubelet.path()).arg("--run-dir").arg(&run_dir);
-        command.args(["--log-format", "json"]).args(&spec.flags);
+        // Most tests are about what a pod's own request leads to; those about prefetch turn it on.
+        command.args(["--log-format", "json", "--prefetch=false"]).args(&spec.flags);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
             command.env_remove(name);
         }

@@ -1,7 +1,10 @@
 //! When to fetch: pure functions and constants, so that the number of calls can be told beforehand.
-use std::time::{Duration, SystemTime};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::{Duration, SystemTime},
+};
 
-use crate::refusal::Refusal;
+use crate::{pod_uid::PodUid, refusal::Refusal};
 
 /// Fetched credentials with this much left or less are of no use to any SDK (the official agent's number).
 pub const SHORTEST_LIFE: Duration = Duration::from_secs(15);
@@ -13,6 +16,12 @@ pub const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 pub const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// With the doubling that follows, six calls in a minute at most.
+/// Prefetches that fail are tried this often; after that the pod's own request fetches.
+pub const PREFETCH_ATTEMPTS: u32 = 5;
+
+/// Credentials that nobody ever asked for are renewed this often.
+pub const UNUSED_RENEWALS: u32 = 1;
+
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// Jitter changes a period by up to this share, so that nodes and pods that began together drift apart: renewals come
@@ -35,6 +44,14 @@ pub fn back_off(failures: u32, jitter: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let period = FIRST_BACK_OFF.saturating_mul(1 << doublings).min(LONGEST_BACK_OFF);
     period.mul_f64(1.0 + JITTER_SHARE * jitter.clamp(0.0, 1.0))
+}
+
+/// Where a pod's jitter begins: different for every pod and every start of the agent.
+#[must_use]
+pub fn jitter_seed(seed: u64, pod: PodUid) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (seed, pod).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Whether a failed fetch says something about the token it was made with, rather than about EKS Auth or the node.

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{super::engine::Limits, *};
 use crate::{
-    credentials::{Clock, Grant, Upstream},
+    credentials::{Clock, Grant, NoTokens, Upstream, UpstreamFuture},
     metrics::Metrics,
     refusal::UpstreamError,
     token::Claims,
@@ -91,9 +91,17 @@ fn world_that_keeps(latency: Duration, longest_retention: Duration) -> World {
         clock: clock.clone(),
         answers: Mutex::new(Box::new(|_| Ok(LIFE))),
     });
-    let limits = Limits { longest_retention, upstream_concurrency: 64 };
+    let limits = Limits {
+        longest_retention,
+        upstream_concurrency: 64,
+        background_per_second: std::num::NonZeroU32::new(3).unwrap(),
+        cached_pods: 2000,
+        prefetch: true,
+        seed: 1,
+    };
     let upstream = Arc::new(Shared(Arc::clone(&script)));
-    let engine = Engine::new(upstream, clock.clone(), limits, Arc::new(Metrics::new()), Handle::current());
+    let engine =
+        Engine::new(upstream, Arc::new(NoTokens), clock.clone(), limits, Arc::new(Metrics::new()), Handle::current());
     let ended = CancellationToken::new();
     let credentials = engine.open(UID.parse().unwrap(), ended.clone());
     World { script, clock, credentials, ended }
@@ -311,4 +319,53 @@ async fn an_accepted_token_is_served_until_it_ends_itself() {
     assert!(world.cached("short").is_some());
     sleep(Duration::from_secs(1)).await;
     assert!(world.cached("short").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_the_kubelet_wrote_is_served_without_a_call() {
+    let world = world(Duration::ZERO);
+    world.obtain("old").await.unwrap();
+    world.credentials.vouch(TokenDigest::of("rotated"), world.clock.now() + 24 * HOUR);
+    sleep(Duration::from_millis(1)).await;
+    assert!(world.cached("rotated").is_some());
+    assert_eq!(world.script.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_refused_tokens_do_not_make_room_for_each_other() {
+    let world = world(Duration::ZERO);
+    for token in ["a", "b"] {
+        world.credentials.vouch(TokenDigest::of(token), world.clock.now() + 24 * HOUR);
+    }
+    world.script.answer(|_| Err(denied()));
+    for _ in 0..100 {
+        world.obtain("a").await.unwrap_err();
+        world.obtain("b").await.unwrap_err();
+    }
+    assert_eq!(world.script.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_nothing_vouches_for_do_not_put_off_the_renewal() {
+    let world = world(Duration::ZERO);
+    world.obtain("good").await.unwrap();
+    world.script.answer(|token| if token == "good" { Ok(LIFE) } else { Err(denied()) });
+    let mut served = String::new();
+    for minute in 0..(4 * 60) {
+        world.obtain(&format!("made-up-{minute}")).await.unwrap_err();
+        sleep(Duration::from_mins(1)).await;
+        served = world.cached("good").unwrap().access_key_id.clone();
+    }
+    assert_ne!(served, "ASIA1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_forgets_at_once_and_fetches_anew() {
+    let world = world(Duration::from_millis(50));
+    world.obtain("t1").await.unwrap();
+    world.credentials.flush();
+    sleep(Duration::from_millis(1)).await;
+    assert!(world.cached("t1").is_none());
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(world.cached("t1").unwrap().access_key_id, "ASIA2");
 }
