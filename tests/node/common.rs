@@ -5,6 +5,7 @@ use pod_identity_tests::{
     client::Answer,
     node::Node,
     pod::Pod,
+    process::binary,
 };
 
 /// The addresses that SDKs aim at.
@@ -93,4 +94,17 @@ pub(crate) fn must_refuse(
     let responses = format!("pod_identity_http_response{{code=\"{status}\"}}");
     ensure!((rise(&responses) - 1.0).abs() < 0.1, "{responses} rose by {}", rise(&responses));
     Ok(answer)
+}
+
+/// Asks from namespaces that a process of the pod makes for itself, one after the other, all kept alive to the end.
+pub(crate) fn ask_from_new_namespaces(pod: &Pod, count: usize) -> Result<Vec<Answer>> {
+    let client = binary("pod-client")?;
+    let ask = format!("{} --connect-within-ms=1500 --header='Authorization: {}'", client.display(), pod.token());
+    let script = format!(
+        "for i in $(seq {count}); do unshare --net sh -c \"ip link set lo up; {ask}; exec sleep 30\" & sleep 0.1; done; \
+         sleep 2; kill $(jobs -p)"
+    );
+    let output = pod.exec("bash", &["-c", &script])?;
+    let lines = String::from_utf8(output.stdout)?;
+    lines.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }

@@ -1,17 +1,17 @@
 //! Pods are found whenever they come, and let go when they end.
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use pod_identity_tests::{
     agent::Agent,
     client::{Answer, Client},
     host,
     node::Node,
     pod::{Pod, PodSpec},
-    process::{binary, eventually},
+    process::eventually,
 };
 
-use crate::common::{must_be_granted, served};
+use crate::common::{ask_from_new_namespaces, must_be_granted, served};
 
 /// What a pod's end may take, by the design's sixth invariant.
 const PROMPTLY: Duration = Duration::from_millis(100);
@@ -165,19 +165,6 @@ fn pods_of_the_host_network_come_and_go_without_a_trace_in_it() -> Result<()> {
     pod.remove()?;
     let next = served.node.pod_with(PodSpec::named("app").host_network())?;
     must_be_granted(&at_once(&next)?)
-}
-
-/// Asks from namespaces that a process of the pod makes for itself, one after the other, all kept alive to the end.
-fn ask_from_new_namespaces(pod: &Pod, count: usize) -> Result<Vec<Answer>> {
-    let client = binary("pod-client")?;
-    let ask = format!("{} --connect-within-ms=1500 --header='Authorization: {}'", client.display(), pod.token());
-    let script = format!(
-        "for i in $(seq {count}); do unshare --net sh -c \"ip link set lo up; {ask}; exec sleep 30\" & sleep 0.1; done; \
-         sleep 2; kill $(jobs -p)"
-    );
-    let output = pod.exec("bash", &["-c", &script])?;
-    let lines = String::from_utf8(output.stdout)?;
-    lines.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
 }
 
 #[test]

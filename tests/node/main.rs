@@ -9,6 +9,7 @@ mod contract_tokens;
 mod credentials;
 mod discovery;
 mod harness;
+mod inspection;
 mod lifecycle;
 mod network;
 mod prefetch;
