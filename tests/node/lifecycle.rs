@@ -219,6 +219,18 @@ fn a_bad_configuration_ends_at_once_and_says_what_to_change() -> Result<()> {
 }
 
 #[test]
+fn an_empty_region_is_none() -> Result<()> {
+    let node = Node::new()?;
+    let spec = |default: &str| AgentSpec {
+        env: vec![("AWS_REGION".to_owned(), " ".to_owned()), ("AWS_DEFAULT_REGION".to_owned(), default.to_owned())],
+        ..AgentSpec::default()
+    };
+    let agent = node.agent_with(&spec("eu-west-1"))?;
+    ensure!(agent.log_text().contains("eu-west-1"), "{}", agent.log_text());
+    Ok(())
+}
+
+#[test]
 fn an_agent_is_ready_while_eks_auth_is_out_of_reach() -> Result<()> {
     let node = Node::new()?;
     let (agent, pod) = (node.agent_with(&AgentSpec::flags(&["--endpoint", "http://127.0.0.1:1"]))?, node.pod("app")?);

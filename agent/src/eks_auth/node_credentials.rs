@@ -35,14 +35,23 @@ const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// The region: environment, shared file, instance metadata.
 pub(super) async fn region(http: &HttpClients) -> Option<Region> {
     let config = ProviderConfig::without_region().with_http_client(http.services.clone());
-    if let Some(region) = EnvironmentVariableRegionProvider::new().region().await {
+    if let Some(region) = told(EnvironmentVariableRegionProvider::new().region().await) {
         return Some(region);
     }
-    if let Some(region) = ProfileFileRegionProvider::builder().configure(&config).build().region().await {
+    // The SDK stops at AWS_REGION even when that is set to nothing, as a chart's unfilled value sets it.
+    if let Some(region) = told(env::var("AWS_DEFAULT_REGION").ok().map(Region::new)) {
+        return Some(region);
+    }
+    if let Some(region) = told(ProfileFileRegionProvider::builder().configure(&config).build().region().await) {
         return Some(region);
     }
     let config = config.with_http_client(http.metadata.clone());
-    ImdsRegionProvider::builder().configure(&config).build().region().await
+    told(ImdsRegionProvider::builder().configure(&config).build().region().await)
+}
+
+/// A region that is not empty.
+fn told(region: Option<Region>) -> Option<Region> {
+    region.filter(|region| !region.as_ref().trim().is_empty())
 }
 
 /// The credentials that calls are signed with. With `rotate` the shared files are looked at for each call.
