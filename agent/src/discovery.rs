@@ -282,6 +282,9 @@ impl Discovery {
         for (netns, task) in &census.namespaces {
             self.serve(pod, *netns, *task).await;
         }
+        if census.hidden > 0 && census.processes == 0 {
+            self.failed(pod, &"its processes are in a PID namespace the agent cannot see: run it with hostPID: true");
+        }
         if census.truncated {
             return;
         }

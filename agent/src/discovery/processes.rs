@@ -42,6 +42,8 @@ pub(super) struct Census {
     pub(super) namespaces: Vec<(NetnsId, u32)>,
     /// Processes seen.
     pub(super) processes: usize,
+    /// Processes of another PID namespace, of which only the number can be seen.
+    pub(super) hidden: usize,
     /// Whether not everything was seen: absence proves nothing then.
     pub(super) truncated: bool,
 }
@@ -80,6 +82,10 @@ impl Census {
             other => other?,
         };
         for id in tasks {
+            if id == 0 {
+                self.hidden += 1;
+                continue;
+            }
             if self.processes >= MAX_PROCESSES {
                 self.truncated = true;
                 break;
@@ -118,10 +124,53 @@ fn netns_path(task: u32) -> String {
 fn tasks(file: &Path) -> io::Result<Vec<u32>> {
     let mut ids = Vec::new();
     for line in BufReader::new(File::open(file)?).lines() {
-        // 0 stands for a process outside this PID namespace: without hostPID there is no way to it.
-        if let Some(id) = line?.parse().ok().filter(|&id| id != 0) {
-            ids.push(id);
-        }
+        // 0 stands for a process outside this PID namespace.
+        ids.extend(line?.parse::<u32>().ok());
     }
     Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory laid out as a cgroup with these tasks.
+    fn cgroup(tasks: &str) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("cgroup.procs"), tasks).unwrap();
+        directory
+    }
+
+    #[test]
+    fn processes_below_count_and_each_namespace_is_named_once() {
+        let top = cgroup(&format!("{}\n", std::process::id()));
+        fs::create_dir(top.path().join("below")).unwrap();
+        fs::write(top.path().join("below/cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let census = Census::take(top.path(), 16);
+        assert_eq!((census.processes, census.namespaces.len(), census.truncated), (2, 1, false));
+        let own = NetnsId::of(&File::open("/proc/self/ns/net").unwrap()).unwrap();
+        assert!(census.has(own));
+    }
+
+    #[test]
+    fn processes_of_other_pid_namespaces_are_counted_apart() {
+        let census = Census::take(cgroup("0\n0\n").path(), 16);
+        assert_eq!((census.processes, census.hidden), (0, 2));
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_is_empty_and_one_that_cannot_be_read_proves_nothing() {
+        let gone = Census::take(Path::new("/nonexistent/cgroup"), 16);
+        assert_eq!((gone.processes, gone.truncated), (0, false));
+        let odd = tempfile::tempdir().unwrap();
+        fs::create_dir(odd.path().join("cgroup.procs")).unwrap();
+        assert!(Census::take(odd.path(), 16).truncated);
+    }
+
+    #[test]
+    fn a_pod_with_more_processes_than_are_looked_at_proves_nothing_about_the_rest() {
+        let many = "1\n".repeat(MAX_PROCESSES + 1);
+        let census = Census::take(cgroup(&many).path(), 16);
+        assert_eq!((census.processes, census.truncated), (MAX_PROCESSES, true));
+    }
 }
