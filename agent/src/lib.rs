@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod discovery;
 pub mod eks_auth;
 pub mod health;
+mod inotify_events;
 pub mod kubelet;
 pub mod metrics;
 pub mod namespace;

@@ -183,16 +183,8 @@ impl Refusal {
     /// What the official agent's metric `cache_errors` has as its code: the name EKS Auth gave the error, of a fixed set.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        const CODES: [&str; 6] = [
-            "AccessDeniedException",
-            "ExpiredTokenException",
-            "InvalidParameterException",
-            "InvalidRequestException",
-            "InvalidTokenException",
-            "ResourceNotFoundException",
-        ];
         match self {
-            Self::EksAuthRefused(error) => CODES.into_iter().find(|code| *code == error.code()).unwrap_or("Unknown"),
+            Self::EksAuthRefused(error) => error.code(),
             Self::EksAuthThrottled { .. } => "ThrottlingException",
             _ => self.reason(),
         }

@@ -1,7 +1,7 @@
 //! Credentials as EKS Auth granted them and as they are served.
 use std::{
     fmt,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use aws_smithy_types::{DateTime, date_time::Format};
@@ -114,12 +114,6 @@ impl Issued {
     pub fn valid_at(&self, now: SystemTime) -> bool {
         now < self.expires_at
     }
-
-    /// For how long they are valid from when they were fetched.
-    #[must_use]
-    pub fn lifetime(&self) -> Duration {
-        self.expires_at.duration_since(self.issued_at).unwrap_or_default()
-    }
 }
 
 /// RFC 3339 in UTC with `Z` and at most milliseconds: JS and Rust SDKs read nothing else.
@@ -132,6 +126,8 @@ fn written(instant: SystemTime) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     pub(crate) fn grant(expires_at: SystemTime) -> Grant {

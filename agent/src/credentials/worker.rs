@@ -163,9 +163,7 @@ impl Worker {
         self.last_use.touch(self.engine.clock.now());
         if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token.digest == token.digest) {
             join(&mut fetch.waiters, waiter);
-            if let Stage::Queued(turn) = &mut fetch.stage {
-                turn.raise(Priority::Waiting);
-            }
+            self.hurry();
         } else if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.token.digest == token.digest) {
             join(&mut waiting.waiters, waiter);
         } else if self.fetch.is_none() {

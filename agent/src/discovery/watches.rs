@@ -4,10 +4,7 @@ use std::{collections::HashMap, io, path::Path};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 
-use crate::sys;
-
-/// Room for a burst of events; the kernel keeps the rest until the next read.
-const BUFFER_BYTES: usize = 16 * 1024;
+use crate::{inotify_events, sys};
 
 /// Something happened below a watched directory.
 #[derive(Debug, PartialEq, Eq)]
@@ -87,23 +84,15 @@ impl Watches {
     pub(super) async fn changes(&mut self) -> io::Result<Vec<Change>> {
         let Some(inotify) = &mut self.inotify else { return std::future::pending().await };
         loop {
-            let mut guard = inotify.readable_mut().await?;
-            let mut buffer = [0_u8; BUFFER_BYTES];
-            let events = match guard.get_inner_mut().read_events(&mut buffer) {
-                Ok(events) => events,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    guard.clear_ready();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let changes: Vec<Change> = events
+            let changes: Vec<Change> = inotify_events::next(inotify)
+                .await?
+                .into_iter()
                 .filter_map(|event| {
                     if event.mask.contains(EventMask::Q_OVERFLOW) {
                         return Some(Change::Overflow);
                     }
                     let parent = self.paths.get(&event.wd)?.clone();
-                    let name = event.name.filter(|_| event.mask.contains(EventMask::ISDIR))?.to_str()?.to_owned();
+                    let name = event.name.filter(|_| event.mask.contains(EventMask::ISDIR))?.into_string().ok()?;
                     if event.mask.contains(EventMask::CREATE) {
                         Some(Change::Appeared { parent, name })
                     } else if event.mask.contains(EventMask::DELETE) {

@@ -80,7 +80,7 @@ fn classify(status: u16, code: Option<&str>, message: Option<&str>, request_id: 
     }
     let modelled = POD_ERRORS.iter().find(|(name, _)| *name == code);
     match modelled {
-        Some((_, status)) => {
+        Some((code, status)) => {
             Refusal::EksAuthRefused(UpstreamError::new(*status, request_id.unwrap_or_default(), code, message))
         }
         // 5xx, and what no version of the model says: a proxy in between, a new error. 503 lets the SDK try again.

@@ -5,10 +5,7 @@ use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::unix::AsyncFd;
 
 use super::files::{TOKEN_FILE, Volume};
-use crate::{pod_uid::PodUid, sys};
-
-/// Room for a burst of events; the kernel keeps the rest until the next read.
-const BUFFER_BYTES: usize = 16 * 1024;
+use crate::{inotify_events, pod_uid::PodUid, sys};
 
 /// The link that the kubelet puts in place with one rename when all files of a volume are written.
 const DATA_LINK: &str = "..data";
@@ -66,18 +63,8 @@ impl Watches {
     /// Waits for the next changes. Loses none when it is cancelled.
     pub(super) async fn changes(&mut self) -> io::Result<Vec<Change>> {
         loop {
-            let mut guard = self.inotify.readable_mut().await?;
-            let mut buffer = [0_u8; BUFFER_BYTES];
-            let events = match guard.get_inner_mut().read_events(&mut buffer) {
-                Ok(events) => events,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    guard.clear_ready();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
             let mut changes = Vec::new();
-            for event in events {
+            for event in inotify_events::next(&mut self.inotify).await? {
                 if event.mask.contains(EventMask::Q_OVERFLOW) {
                     changes.push(Change::Overflow);
                 } else if event.mask.contains(EventMask::IGNORED) {

@@ -116,15 +116,16 @@ pub enum Outage {
 pub struct UpstreamError {
     status: u16,
     request_id: Shown,
-    code: Shown,
+    code: &'static str,
     message: Shown,
 }
 
 impl UpstreamError {
-    /// `status` as EKS Auth sent it; `code` is the modelled name (`AccessDeniedException`).
+    /// `status` as EKS Auth sent it; `code` is the modelled name (`AccessDeniedException`), one of a fixed set: it labels a
+    /// metric.
     #[must_use]
-    pub fn new(status: u16, request_id: &str, code: &str, message: &str) -> Self {
-        Self { status, request_id: Shown::new(request_id), code: Shown::new(code), message: Shown::new(message) }
+    pub fn new(status: u16, request_id: &str, code: &'static str, message: &str) -> Self {
+        Self { status, request_id: Shown::new(request_id), code, message: Shown::new(message) }
     }
 
     /// EKS Auth models 400 and 404 only. Whatever else it may say one day is the pod's fault all the same: 400.
@@ -134,8 +135,8 @@ impl UpstreamError {
 
     /// The modelled name of the error.
     #[must_use]
-    pub fn code(&self) -> &str {
-        self.code.as_str()
+    pub fn code(&self) -> &'static str {
+        self.code
     }
 
     /// EKS Auth's id for the call, for a support case.

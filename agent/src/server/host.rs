@@ -1,9 +1,12 @@
 //! Whether a request is meant for a target address: the defence against DNS rebinding.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use hyper::{HeaderMap, Uri, header::HOST};
 
-use crate::refusal::{Ambiguity, Refusal, Shown};
+use crate::{
+    config::{TARGET_V4, TARGET_V6},
+    refusal::{Ambiguity, Refusal, Shown},
+};
 
 /// Checks `Host`, and the authority of an absolute-form request line, which wins and must agree.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -45,10 +48,7 @@ fn address(authority: &str) -> Option<IpAddr> {
 }
 
 fn is_target(address: IpAddr) -> bool {
-    let [a, b, c, d] = agent_ebpf::TARGET_V6;
-    let target_v6 = (u128::from(a) << 96) | (u128::from(b) << 64) | (u128::from(c) << 32) | u128::from(d);
-    address == IpAddr::V4(Ipv4Addr::from_bits(agent_ebpf::TARGET_V4))
-        || address == IpAddr::V6(Ipv6Addr::from_bits(target_v6))
+    address == IpAddr::V4(TARGET_V4) || address == IpAddr::V6(TARGET_V6)
 }
 
 #[cfg(test)]
