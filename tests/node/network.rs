@@ -20,6 +20,7 @@ use pod_identity_tests::{
     netns::Netns,
     node::Node,
     pod::{Network, Pod, PodSpec},
+    process::binary,
 };
 
 use crate::common::{MAPPED, Served, V4, V6, must_be_granted, served};
@@ -228,10 +229,12 @@ fn a_node_without_ipv6_does_not_matter() -> Result<()> {
 fn applications_find_their_ports_free() -> Result<()> {
     let served = served()?;
     must_be_served(&served.pod)?;
+    let client = binary("pod-client")?.to_string_lossy().into_owned();
     for address in ["0.0.0.0:50051", "[::]:50051", "0.0.0.0:80", "[::]:80", "0.0.0.0:30000", "169.254.170.23:0"] {
-        let bound = served.pod.netns()?.within(|| TcpListener::bind(address))?;
+        // In a process of its own: this one starts others meanwhile, and each holds a copy of its sockets until it execs.
+        let bound = served.pod.exec(&client, &["--mode=listen", &format!("--to={address}")])?;
         // The last one is no address of the pod: nothing was added to its interfaces.
-        ensure!(bound.is_ok() != address.starts_with("169"), "{address}: {bound:?}");
+        ensure!(bound.status.success() != address.starts_with("169"), "{address}: {bound:?}");
     }
     let listening = String::from_utf8(served.pod.exec("ss", &["-Hltn"])?.stdout)?;
     let ports: Vec<&str> = listening.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();

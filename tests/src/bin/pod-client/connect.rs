@@ -67,6 +67,8 @@ pub(crate) enum Mode {
     TakenSocket,
     /// The process that makes that socket and gives it away
     GiveSocket,
+    /// Not connected: the address is listened on for a moment, and the exit code says whether that worked
+    Listen,
     /// Bound (--bind), and the agent told in the kernel's name that the socket was made in another cgroup (--cgroup-id)
     ForgedAnswer,
 }

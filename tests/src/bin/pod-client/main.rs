@@ -92,6 +92,9 @@ fn main() -> Result<()> {
     if args.mode == Mode::GiveSocket {
         return pass::give(args.unix.as_deref().context("--unix is missing")?, args.to);
     }
+    if args.mode == Mode::Listen {
+        return Ok(std::net::TcpListener::bind(args.to).map(drop)?);
+    }
     let mut input = Vec::new();
     if args.raw_answers.is_some() {
         io::stdin().read_to_end(&mut input)?;
