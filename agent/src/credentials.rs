@@ -11,6 +11,6 @@ mod tokens;
 mod worker;
 
 pub use clock::Clock;
-pub use engine::{Engine, NoTokens, TokenSource, Upstream, UpstreamFuture};
-pub use handle::{Credentials, PresentedToken, State};
+pub use engine::{Engine, NoTokens, TokenSource, Unreadable, Upstream, UpstreamFuture};
+pub use handle::{Credentials, Flushed, PresentedToken, State, Subject};
 pub use issued::{Grant, Issued};

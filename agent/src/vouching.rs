@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::{
-    credentials::{Clock, PresentedToken, TokenSource},
+    credentials::{Clock, PresentedToken, TokenSource, Unreadable},
     kubelet::{KubeletError, TokenEvent, TokenFiles, TokenWatch, TokenWatchHandle},
     pod_uid::PodUid,
     pods::Pods,
@@ -39,12 +39,12 @@ pub fn open(kubelet_root: &Path, clock: &Clock) -> Result<(KubeletTokens, TokenW
 }
 
 impl TokenSource for KubeletTokens {
-    fn newest(&self, pod: PodUid) -> Option<PresentedToken> {
+    fn newest(&self, pod: PodUid) -> Result<Option<PresentedToken>, Unreadable> {
         match self.files.read(pod) {
-            Ok(token) => checked(pod, &token?, &self.clock),
+            Ok(token) => Ok(token.and_then(|token| checked(pod, &token, &self.clock))),
             Err(error) => {
                 tracing::warn!(pod_uid = %pod, %error, "cannot read a pod's token file");
-                None
+                Err(Unreadable)
             }
         }
     }
@@ -63,7 +63,7 @@ impl Vouching {
                     && let Some(pod) = pods.get(uid)
                     && let Some(token) = checked(uid, &token, &clock)
                 {
-                    pod.credentials().vouch(token.digest(), token.claims().expires_at);
+                    pod.credentials().vouch(&token);
                 }
             }
         };

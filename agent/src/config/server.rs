@@ -24,10 +24,10 @@ pub const TARGET_V6: Ipv6Addr = {
 /// widen its range go up to the end).
 const FIRST_PORT_OF_OTHERS: u16 = 30_000;
 
-/// Renewals per second if 0 is asked for, as in AWS's agent.
 /// Renewals are as far apart as this at least.
 const SHORTEST_RETENTION: Duration = Duration::from_mins(1);
 
+/// Renewals per second if 0 is asked for, as in AWS's agent.
 const DEFAULT_QPS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 
 /// What `server` needs to know.

@@ -25,16 +25,20 @@ pub trait Upstream: Send + Sync + 'static {
 /// Where the kubelet keeps pods' tokens, or what stands for it in tests.
 pub trait TokenSource: Send + Sync + 'static {
     /// The pod's newest token, its claims checked; `None` when it has none that is good.
-    fn newest(&self, pod: PodUid) -> Option<PresentedToken>;
+    fn newest(&self, pod: PodUid) -> Result<Option<PresentedToken>, Unreadable>;
 }
+
+/// The pod may have a token, but it cannot be read at the moment; the source has logged why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
 
 /// No kubelet to ask: tokens are only what callers present.
 #[derive(Clone, Copy, Debug)]
 pub struct NoTokens;
 
 impl TokenSource for NoTokens {
-    fn newest(&self, _: PodUid) -> Option<PresentedToken> {
-        None
+    fn newest(&self, _: PodUid) -> Result<Option<PresentedToken>, Unreadable> {
+        Ok(None)
     }
 }
 

@@ -2,17 +2,17 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
-use super::{Issued, tokens::Tokens};
+use super::{Issued, policy, tokens::Tokens};
 use crate::{
     refusal::Refusal,
     token::{Claims, TokenDigest},
@@ -68,6 +68,8 @@ pub enum State {
         issued: Arc<Issued>,
         /// Tokens that are good for it.
         tokens: Tokens,
+        /// When they are renewed; `None` when nobody has asked for so long that the next request fetches.
+        renew_at: Option<SystemTime>,
         /// Why the last renewal failed; what is served stays valid all the same.
         renewal_failed: Option<Refusal>,
     },
@@ -88,8 +90,56 @@ pub(super) enum Message {
     Vouch { digest: TokenDigest, expires_at: SystemTime },
     /// The cache needs the room.
     Evict,
-    /// An operator wants what there is forgotten and fetched anew.
-    Flush,
+    /// An operator wants credentials fetched anew.
+    Flush { done: oneshot::Sender<Flushed> },
+}
+
+/// What came of an operator's flush.
+#[derive(Clone, Debug)]
+pub enum Flushed {
+    /// They were fetched anew, and are served from now on.
+    Renewed(Arc<Issued>),
+    /// EKS Auth refuses the pod: what was served is given up.
+    Refused(Refusal),
+    /// EKS Auth could not be asked: what is valid is served until it expires.
+    Kept(Refusal),
+    /// The pod's token file cannot be read at the moment: what is valid is served until it expires.
+    TokenUnreadable,
+    /// Nothing is served: the pod's next request fetches.
+    Nothing,
+    /// The pod has ended.
+    Ended,
+}
+
+impl From<&Answer> for Flushed {
+    fn from(answer: &Answer) -> Self {
+        match answer {
+            Ok(issued) => Self::Renewed(Arc::clone(issued)),
+            Err(refusal) if policy::is_verdict(refusal) => Self::Refused(refusal.clone()),
+            Err(refusal) => Self::Kept(refusal.clone()),
+        }
+    }
+}
+
+/// Whose credentials they are, as a token says that EKS Auth accepted or the kubelet wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The pod's namespace.
+    pub namespace: Box<str>,
+    /// Its name, if the token says it.
+    pub pod_name: Option<Box<str>>,
+    /// Its service account.
+    pub service_account: Box<str>,
+}
+
+impl Subject {
+    pub(super) fn of(claims: &Claims) -> Self {
+        Self {
+            namespace: claims.namespace.clone(),
+            pod_name: claims.pod_name.clone(),
+            service_account: claims.service_account.clone(),
+        }
+    }
 }
 
 /// When a pod last asked for its credentials.
@@ -117,6 +167,7 @@ pub struct Credentials {
     pub(super) state: Arc<ArcSwap<State>>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) last_use: Arc<LastUse>,
+    pub(super) subject: Arc<OnceLock<Subject>>,
 }
 
 impl Credentials {
@@ -145,14 +196,33 @@ impl Credentials {
 
     /// Tells that the kubelet wrote this token for the pod: it is good for cached credentials, and fetches are made with
     /// it. Its claims have been checked, and name the pod.
-    pub fn vouch(&self, digest: TokenDigest, expires_at: SystemTime) {
+    pub fn vouch(&self, token: &PresentedToken) {
+        let _ = self.subject.set(Subject::of(&token.claims));
         // A full queue is a pod whose callers flood it: they have the token themselves.
-        let _ = self.messages.try_send(Message::Vouch { digest, expires_at });
+        let _ = self.messages.try_send(Message::Vouch { digest: token.digest, expires_at: token.claims.expires_at });
     }
 
-    /// Forgets what there is and fetches anew, as soon as there is a token to do it with.
-    pub fn flush(&self) {
-        let _ = self.messages.try_send(Message::Flush);
+    /// Fetches anew at once, whatever is cached, and waits for what comes of it.
+    pub async fn flush(&self) -> Flushed {
+        let (done, flushed) = oneshot::channel();
+        // Waits for room: an operator's word counts more than callers who flood the pod's queue.
+        if self.messages.send(Message::Flush { done }).await.is_err() {
+            return Flushed::Ended;
+        }
+        flushed.await.unwrap_or(Flushed::Ended)
+    }
+
+    /// Whose credentials they are, as soon as a token has told.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Subject> {
+        self.subject.get()
+    }
+
+    /// When the pod last asked, to the second; `None` if it never did.
+    #[must_use]
+    pub fn last_use(&self) -> Option<SystemTime> {
+        let seconds = self.last_use.get();
+        (seconds > 0).then(|| UNIX_EPOCH + Duration::from_secs(seconds))
     }
 
     /// What the pod has now.

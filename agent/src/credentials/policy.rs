@@ -15,13 +15,13 @@ pub const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 /// At most one call in this time for tokens of a pod that nothing vouches for.
 pub const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// With the doubling that follows, six calls in a minute at most.
 /// Prefetches that fail are tried this often; after that the pod's own request fetches.
 pub const PREFETCH_ATTEMPTS: u32 = 5;
 
 /// Credentials that nobody ever asked for are renewed this often.
 pub const UNUSED_RENEWALS: u32 = 1;
 
+/// With the doubling that follows, six calls in the first minute at most.
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 /// Jitter changes a period by up to this share, so that nodes and pods that began together drift apart: renewals come

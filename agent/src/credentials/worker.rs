@@ -5,7 +5,8 @@
 //! hangs up drops its end of the demand, which the fetch does not notice.
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    mem,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -18,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Engine, Grant, Issued,
+    engine::Unreadable,
     gate::Priority,
-    handle::{Answer, Credentials, LastUse, Message, PresentedToken, State, served},
+    handle::{Answer, Credentials, Flushed, LastUse, Message, PresentedToken, State, Subject, served},
     policy,
     tokens::Tokens,
 };
@@ -31,28 +33,16 @@ use crate::{
 };
 
 mod fetch;
+mod restraint;
+
+use restraint::Restraint;
 
 use fetch::{Done, Fetch, Stage, Waiting, answer, join, next_outcome};
 
 /// Different tokens that may wait while one is with EKS Auth.
 const WAITING_TOKENS: usize = 4;
-/// Refused tokens that are remembered: more than a pod has in good faith.
-const VERDICTS: usize = 4;
 /// Messages on their way to the worker; callers are bounded by the pod's connections.
 const MESSAGES: usize = 1024;
-
-/// What EKS Auth said about a token that it refused.
-struct Verdict {
-    digest: TokenDigest,
-    refusal: Refusal,
-    holds_until: Instant,
-}
-
-/// Why EKS Auth is left alone for a while.
-struct BackOff {
-    until: Instant,
-    refusal: Refusal,
-}
 
 /// What is done without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +74,10 @@ pub(super) struct Worker {
     planned_at: Instant,
     /// Renewals since the last time that somebody asked.
     unused_renewals: u32,
-    /// At most `VERDICTS`, oldest first.
-    verdicts: VecDeque<Verdict>,
-    back_off: Option<BackOff>,
-    failures: u32,
-    /// When a token that nothing vouches for may be shown to EKS Auth again.
-    unproven_after: Instant,
+    restraint: Restraint,
+    /// Operators who wait for a fetch that begins after they asked.
+    flushes: Vec<oneshot::Sender<Flushed>>,
+    subject: Arc<OnceLock<Subject>>,
     jitter: fastrand::Rng,
 }
 
@@ -98,6 +86,7 @@ impl Worker {
         let state = Arc::new(ArcSwap::from_pointee(State::Empty));
         let (sender, messages) = mpsc::channel(MESSAGES);
         let last_use = Arc::new(LastUse::default());
+        let subject = Arc::default();
         let worker = Self {
             jitter: fastrand::Rng::with_seed(policy::jitter_seed(engine.limits.seed, pod)),
             engine,
@@ -114,12 +103,11 @@ impl Worker {
             plan: Plan::Wait,
             planned_at: Instant::now(),
             unused_renewals: 0,
-            verdicts: VecDeque::new(),
-            back_off: None,
-            failures: 0,
-            unproven_after: Instant::now(),
+            restraint: Restraint::new(Instant::now()),
+            flushes: Vec::new(),
+            subject: Arc::clone(&subject),
         };
-        (Credentials { state, messages: sender, last_use }, worker)
+        (Credentials { state, messages: sender, last_use, subject }, worker)
     }
 
     /// Runs until the pod ends, then wipes.
@@ -147,7 +135,7 @@ impl Worker {
             Message::Demand { token, waiter } => self.demand(token, waiter),
             Message::Vouch { digest, expires_at } => self.vouched(digest, expires_at),
             Message::Evict => self.forget(),
-            Message::Flush => self.flush(),
+            Message::Flush { done } => self.flush(done),
         }
     }
 
@@ -190,13 +178,7 @@ impl Worker {
         // From now on fetches are made with what the file holds.
         self.kept_token = None;
         if let State::Available { issued, renewal_failed, .. } = &**self.state.load() {
-            let state = State::Available {
-                issued: Arc::clone(issued),
-                tokens: self.tokens.clone(),
-                renewal_failed: renewal_failed.clone(),
-            };
-            self.state.store(Arc::new(state));
-            return;
+            return self.publish(Arc::clone(issued), renewal_failed.clone());
         }
         let nothing_yet = self.fetch.is_none() && self.plan == Plan::Wait;
         if self.engine.limits.prefetch && self.engine.keeps() && nothing_yet && self.last_use.get() == 0 {
@@ -211,11 +193,44 @@ impl Worker {
         self.state.store(Arc::new(State::Empty));
     }
 
-    fn flush(&mut self) {
-        self.forget();
-        (self.back_off, self.failures) = (None, 0);
-        self.verdicts.clear();
-        (self.plan, self.planned_at) = (Plan::Prefetch { attempt: 1 }, Instant::now());
+    /// Fetches anew for an operator. What is valid is served meanwhile, and beyond if EKS Auth cannot be asked: only its
+    /// answer takes anything away.
+    fn flush(&mut self, done: oneshot::Sender<Flushed>) {
+        self.restraint.lift(Instant::now());
+        if self.fetch.is_none() && matches!(&**self.state.load(), State::Empty | State::Ended) {
+            let _ = done.send(Flushed::Nothing);
+            return;
+        }
+        // A call that is under way may have been answered before what the operator changed.
+        self.flushes.push(done);
+        if self.fetch.is_none() {
+            self.fetch_for_flushes();
+        }
+    }
+
+    /// No fetch is under way.
+    fn fetch_for_flushes(&mut self) {
+        if self.flushes.is_empty() {
+            return;
+        }
+        let flushes = mem::take(&mut self.flushes);
+        let flushed = match self.newest_token() {
+            Ok(Some(token)) => {
+                // Behind clients that wait for their first credentials: these have what they had.
+                self.start(token, Vec::new(), Priority::Retry);
+                if let Some(fetch) = &mut self.fetch {
+                    fetch.flushes = flushes;
+                }
+                return;
+            }
+            Ok(None) => {
+                // No token is left that is good for what is served.
+                self.forget();
+                Flushed::Nothing
+            }
+            Err(Unreadable) => Flushed::TokenUnreadable,
+        };
+        tell(flushes, &flushed);
     }
 
     /// Answers at once, or starts a fetch. No fetch is under way.
@@ -223,13 +238,7 @@ impl Worker {
         match self.decide(&token) {
             Decision::Serve(issued) => answer(waiters, &Ok(issued)),
             Decision::Refuse(refusal) => answer(waiters, &Err(refusal)),
-            Decision::Fetch => {
-                let throttled =
-                    self.back_off.as_ref().is_some_and(|b| matches!(b.refusal, Refusal::EksAuthThrottled { .. }));
-                // The gate slows everybody down when EKS Auth throttles; only what failed by itself stands behind.
-                let priority = if self.failures == 0 || throttled { Priority::Waiting } else { Priority::Retry };
-                self.start(token, waiters, priority);
-            }
+            Decision::Fetch => self.start(token, waiters, self.restraint.priority()),
         }
     }
 
@@ -239,26 +248,20 @@ impl Worker {
             // It was fetched, or the token vouched for, while this demand was on its way.
             return Decision::Serve(issued);
         }
-        if let Some(verdict) = self.verdicts.iter().find(|v| v.digest == token.digest && now < v.holds_until) {
-            return Decision::Refuse(verdict.refusal.clone());
-        }
-        if let Some(back_off) = self.back_off.as_ref().filter(|b| now < b.until) {
-            return Decision::Refuse(back_off.refusal.clone().retry_after_at_least(back_off.until - now));
+        if let Some(refusal) = self.restraint.objection(&token.digest, self.tokens.knows(&token.digest, wall), now) {
+            return Decision::Refuse(refusal);
         }
         if let Some(until) = self.engine.gate.snapshot().paused_until {
             // Nobody is let in before that: better told at once than after the deadline.
             let throttled = Refusal::EksAuthThrottled { retry_after: 1 };
             return Decision::Refuse(throttled.retry_after_at_least(until.saturating_duration_since(now)));
         }
-        if now < self.unproven_after && !self.tokens.knows(&token.digest, wall) {
-            return Decision::Refuse(Refusal::PodLimit);
-        }
         Decision::Fetch
     }
 
     fn start(&mut self, token: Arc<PresentedToken>, waiters: Vec<oneshot::Sender<Answer>>, priority: Priority) {
         let stage = Stage::Queued(self.engine.gate.enter(priority));
-        self.fetch = Some(Fetch { token, waiters, stage, started: Instant::now() });
+        self.fetch = Some(Fetch { token, waiters, flushes: Vec::new(), stage, started: Instant::now() });
     }
 
     fn complete(&mut self, (done, outcome): (Done, Result<Grant, Refusal>)) {
@@ -269,10 +272,12 @@ impl Worker {
                 pod_uid = %self.pod, access_key_id = issued.access_key_id, association_id = issued.association_id,
                 ?duration, "fetched credentials"
             ),
-            Err(refusal) => self.failed(&done.token, refusal, duration),
+            Err(refusal) => self.failed(&done, refusal, duration),
         }
         self.engine.metrics.asked_eks_auth(outcome_of(&answered), duration);
+        tell(done.flushes, &Flushed::from(&answered));
         answer(done.waiters, &answered);
+        self.fetch_for_flushes();
         // Each token that waited is decided on by what is known now.
         while self.fetch.is_none() {
             let Some(next) = self.waiting.pop_front() else { break };
@@ -290,12 +295,11 @@ impl Worker {
             Refusal::EksAuthUnavailable(Outage::Server)
         })?;
         let issued = Arc::new(issued);
-        (self.failures, self.back_off) = (0, None);
-        self.verdicts.retain(|verdict| verdict.digest != token.digest);
-        let known = self.tokens.knows(&token.digest, wall);
-        if !known && self.available().is_some() {
-            self.unproven_after = Instant::now() + policy::UNPROVEN_INTERVAL;
+        self.restraint.answered(&token.digest);
+        if !self.tokens.knows(&token.digest, wall) && self.available().is_some() {
+            self.restraint.spent_on_unproven(Instant::now());
         }
+        let _ = self.subject.set(Subject::of(&token.claims));
         self.tokens.accept(token.digest, token.claims.expires_at, wall);
         if !self.engine.keeps() {
             // It is for those who wait.
@@ -306,8 +310,7 @@ impl Worker {
             policy::renew_at(wall, grant.expires_at, self.engine.limits.longest_retention, self.jitter.f64());
         let after = renew_at.duration_since(wall).unwrap_or_default();
         (self.plan, self.planned_at) = (Plan::Renew, Instant::now() + after);
-        let state = State::Available { issued: Arc::clone(&issued), tokens: self.tokens.clone(), renewal_failed: None };
-        self.state.store(Arc::new(state));
+        self.publish(Arc::clone(&issued), None);
         if let Some(inbox) = self.inbox.upgrade()
             && self.engine.cache.enter(self.pod, &self.last_use, &inbox)
         {
@@ -326,60 +329,61 @@ impl Worker {
         }
     }
 
-    /// A failure never takes away what is valid.
-    fn failed(&mut self, token: &PresentedToken, refusal: &Refusal, duration: Duration) {
-        let now = Instant::now();
-        let valid = self.available();
+    /// A failure never takes away what is valid, unless it is EKS Auth's answer to an operator's flush.
+    fn failed(&mut self, done: &Done, refusal: &Refusal, duration: Duration) {
+        let (now, token, flush) = (Instant::now(), &done.token, !done.flushes.is_empty());
+        let is_verdict = policy::is_verdict(refusal);
+        let valid = self.available().filter(|_| !(flush && is_verdict));
         tracing::warn!(
             pod_uid = %self.pod, namespace = %token.claims.namespace, service_account = %token.claims.service_account,
             reason = refusal.reason(), message = %refusal.message(), ?duration, still_valid = valid.is_some(),
             "cannot fetch credentials"
         );
-        let proven = self.tokens.knows(&token.digest, self.engine.clock.now());
-        let is_verdict = policy::is_verdict(refusal);
+        let proven = flush || self.tokens.knows(&token.digest, self.engine.clock.now());
         if is_verdict {
-            // A token that nothing vouches for may not be asked about any sooner: until then the answer stays the same.
-            let holds_until = now + if proven { policy::REFUSAL_HOLDS } else { policy::UNPROVEN_INTERVAL };
-            self.remember_verdict(Verdict { digest: token.digest, refusal: refusal.clone(), holds_until });
+            self.restraint.refused(token.digest, proven, refusal, now);
         }
         if !proven && (is_verdict || valid.is_some()) {
-            self.unproven_after = now + policy::UNPROVEN_INTERVAL;
+            self.restraint.spent_on_unproven(now);
         }
         if !proven && valid.is_some() {
             // Any process of the pod can make up such a token: it says nothing about what is served and its renewal.
             return;
         }
-        self.failures = self.failures.saturating_add(1);
-        let until = now + policy::back_off(self.failures, self.jitter.f64());
-        if !is_verdict {
-            self.back_off = Some(BackOff { until, refusal: refusal.clone() });
-        }
+        let until = self.restraint.failed(refusal, self.jitter.f64(), now);
         let Some(issued) = valid else {
+            if flush {
+                self.engine.cache.leave(self.pod);
+            }
             self.state.store(Arc::new(State::Unavailable(refusal.clone())));
-            self.plan = match self.plan {
-                Plan::Prefetch { attempt } if attempt < policy::PREFETCH_ATTEMPTS => {
-                    self.planned_at = until;
-                    Plan::Prefetch { attempt: attempt + 1 }
-                }
-                _ => Plan::Wait,
-            };
-            return;
+            if self.plan == Plan::Renew {
+                self.plan = Plan::Wait;
+            }
+            return self.postpone(until);
         };
         // What is valid is never dropped for a failure, so every one is recoverable in the official agent's terms.
         self.engine.metrics.cache_error(CacheErrorKind::Recoverable, refusal.code());
-        if self.plan == Plan::Renew {
-            self.planned_at = self.planned_at.max(until);
-        }
-        let (tokens, renewal_failed) = (self.tokens.clone(), Some(refusal.clone()));
-        self.state.store(Arc::new(State::Available { issued, tokens, renewal_failed }));
+        self.postpone(until);
+        self.publish(issued, Some(refusal.clone()));
     }
 
-    fn remember_verdict(&mut self, verdict: Verdict) {
-        self.verdicts.retain(|old| old.digest != verdict.digest);
-        if self.verdicts.len() >= VERDICTS {
-            self.verdicts.pop_front();
-        }
-        self.verdicts.push_back(verdict);
+    /// What is planned waits for a while longer; a prefetch that has been tried often enough is given up.
+    fn postpone(&mut self, until: Instant) {
+        self.planned_at = self.planned_at.max(until);
+        self.plan = match self.plan {
+            Plan::Prefetch { attempt } if attempt < policy::PREFETCH_ATTEMPTS => {
+                Plan::Prefetch { attempt: attempt + 1 }
+            }
+            Plan::Prefetch { .. } | Plan::Wait => Plan::Wait,
+            Plan::Renew => Plan::Renew,
+        };
+    }
+
+    fn publish(&self, issued: Arc<Issued>, renewal_failed: Option<Refusal>) {
+        let until_renewal = self.planned_at.saturating_duration_since(Instant::now());
+        let renew_at = (self.plan == Plan::Renew).then(|| self.engine.clock.now() + until_renewal);
+        let state = State::Available { issued, tokens: self.tokens.clone(), renew_at, renewal_failed };
+        self.state.store(Arc::new(state));
     }
 
     /// When something is to be done without being asked: fetch, or wipe what has expired.
@@ -410,9 +414,13 @@ impl Worker {
             return;
         }
         match self.newest_token() {
-            Some(token) => self.start(token, Vec::new(), priority),
+            Ok(Some(token)) => self.start(token, Vec::new(), priority),
             // The pod presents its newer token with its next request, which fetches.
-            None => self.plan = Plan::Wait,
+            Ok(None) => self.plan = Plan::Wait,
+            Err(Unreadable) => {
+                let until = self.restraint.token_unreadable(self.jitter.f64(), Instant::now());
+                self.postpone(until);
+            }
         }
     }
 
@@ -425,10 +433,16 @@ impl Worker {
         self.unused_renewals > policy::UNUSED_RENEWALS
     }
 
-    fn newest_token(&self) -> Option<Arc<PresentedToken>> {
+    /// The kubelet's token, else the one that was kept; an error if there may be one that cannot be read now.
+    fn newest_token(&self) -> Result<Option<Arc<PresentedToken>>, Unreadable> {
         let wall = self.engine.clock.now();
-        let token = self.engine.tokens.newest(self.pod).map(Arc::new).or_else(|| self.kept_token.clone());
-        token.filter(|token| !token::expired(token.claims.expires_at, wall))
+        let good = |token: &Arc<PresentedToken>| !token::expired(token.claims.expires_at, wall);
+        match (self.engine.tokens.newest(self.pod), self.kept_token.clone().filter(good)) {
+            (Ok(Some(token)), kept) => Ok(Some(Arc::new(token)).filter(good).or(kept)),
+            (_, Some(kept)) => Ok(Some(kept)),
+            (Ok(None), None) => Ok(None),
+            (Err(unreadable), None) => Err(unreadable),
+        }
     }
 }
 
@@ -445,6 +459,13 @@ fn outcome_of(answer: &Answer) -> EksAuthOutcome {
         Err(Refusal::NodeCredentials) => EksAuthOutcome::NodeCredentials,
         Err(Refusal::EksAuthThrottled { .. }) => EksAuthOutcome::Throttled,
         Err(_) => EksAuthOutcome::Unavailable,
+    }
+}
+
+fn tell(flushes: Vec<oneshot::Sender<Flushed>>, flushed: &Flushed) {
+    for done in flushes {
+        // Whoever hung up is gone.
+        let _ = done.send(flushed.clone());
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::super::{
     Engine, Grant, UpstreamFuture,
     gate::{Outcome, Permit, Turn},
-    handle::{Answer, PresentedToken},
+    handle::{Answer, Flushed, PresentedToken},
 };
 use crate::refusal::Refusal;
 
@@ -14,6 +14,8 @@ use crate::refusal::Refusal;
 pub(super) struct Fetch {
     pub(super) token: Arc<PresentedToken>,
     pub(super) waiters: Vec<oneshot::Sender<Answer>>,
+    /// Operators who asked for it; none for every other fetch.
+    pub(super) flushes: Vec<oneshot::Sender<Flushed>>,
     pub(super) stage: Stage,
     pub(super) started: Instant,
 }
@@ -22,6 +24,7 @@ pub(super) struct Fetch {
 pub(super) struct Done {
     pub(super) token: Arc<PresentedToken>,
     pub(super) waiters: Vec<oneshot::Sender<Answer>>,
+    pub(super) flushes: Vec<oneshot::Sender<Flushed>>,
     pub(super) started: Instant,
 }
 
@@ -80,11 +83,11 @@ pub(super) async fn next_outcome(engine: &Engine, fetch: &mut Option<Fetch>) -> 
         }
     };
     match fetch.take() {
-        Some(Fetch { token, waiters, stage, started }) => {
+        Some(Fetch { token, waiters, flushes, stage, started }) => {
             if let Stage::Calling { permit, .. } = stage {
                 permit.finish(reported(&outcome));
             }
-            (Done { token, waiters, started }, outcome)
+            (Done { token, waiters, flushes, started }, outcome)
         }
         None => std::future::pending().await,
     }

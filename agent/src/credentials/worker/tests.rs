@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{super::engine::Limits, *};
 use crate::{
-    credentials::{Clock, Grant, NoTokens, Upstream, UpstreamFuture},
+    credentials::{Clock, Grant, NoTokens, TokenSource, Upstream, UpstreamFuture},
     metrics::Metrics,
     refusal::UpstreamError,
     token::Claims,
@@ -82,6 +82,10 @@ fn world(latency: Duration) -> World {
 }
 
 fn world_that_keeps(latency: Duration, longest_retention: Duration) -> World {
+    world_over(latency, longest_retention, Arc::new(NoTokens))
+}
+
+fn world_over(latency: Duration, longest_retention: Duration, tokens: Arc<dyn TokenSource>) -> World {
     let clock = Clock::virtual_from(UNIX_EPOCH + START);
     let script = Arc::new(Script {
         calls: AtomicUsize::new(0),
@@ -100,23 +104,26 @@ fn world_that_keeps(latency: Duration, longest_retention: Duration) -> World {
         seed: 1,
     };
     let upstream = Arc::new(Shared(Arc::clone(&script)));
-    let engine =
-        Engine::new(upstream, Arc::new(NoTokens), clock.clone(), limits, Arc::new(Metrics::new()), Handle::current());
+    let engine = Engine::new(upstream, tokens, clock.clone(), limits, Arc::new(Metrics::new()), Handle::current());
     let ended = CancellationToken::new();
     let credentials = engine.open(UID.parse().unwrap(), ended.clone());
     World { script, clock, credentials, ended }
 }
 
+fn presented(raw: &str, clock: &Clock) -> PresentedToken {
+    let claims = Claims {
+        pod_uid: UID.parse().unwrap(),
+        pod_name: None,
+        namespace: "default".into(),
+        service_account: "app".into(),
+        expires_at: clock.now() + 24 * HOUR,
+    };
+    PresentedToken::new(raw, TokenDigest::of(raw), claims)
+}
+
 impl World {
     fn token(&self, raw: &str) -> PresentedToken {
-        let claims = Claims {
-            pod_uid: UID.parse().unwrap(),
-            pod_name: None,
-            namespace: "default".into(),
-            service_account: "app".into(),
-            expires_at: self.clock.now() + 24 * HOUR,
-        };
-        PresentedToken::new(raw, TokenDigest::of(raw), claims)
+        presented(raw, &self.clock)
     }
 
     async fn obtain(&self, raw: &str) -> Answer {
@@ -325,7 +332,7 @@ async fn an_accepted_token_is_served_until_it_ends_itself() {
 async fn a_token_that_the_kubelet_wrote_is_served_without_a_call() {
     let world = world(Duration::ZERO);
     world.obtain("old").await.unwrap();
-    world.credentials.vouch(TokenDigest::of("rotated"), world.clock.now() + 24 * HOUR);
+    world.credentials.vouch(&world.token("rotated"));
     sleep(Duration::from_millis(1)).await;
     assert!(world.cached("rotated").is_some());
     assert_eq!(world.script.calls(), 1);
@@ -335,7 +342,7 @@ async fn a_token_that_the_kubelet_wrote_is_served_without_a_call() {
 async fn two_refused_tokens_do_not_make_room_for_each_other() {
     let world = world(Duration::ZERO);
     for token in ["a", "b"] {
-        world.credentials.vouch(TokenDigest::of(token), world.clock.now() + 24 * HOUR);
+        world.credentials.vouch(&world.token(token));
     }
     world.script.answer(|_| Err(denied()));
     for _ in 0..100 {
@@ -360,12 +367,89 @@ async fn tokens_that_nothing_vouches_for_do_not_put_off_the_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_forgets_at_once_and_fetches_anew() {
+async fn a_flush_fetches_anew_and_serves_the_old_until_then() {
     let world = world(Duration::from_millis(50));
     world.obtain("t1").await.unwrap();
-    world.credentials.flush();
-    sleep(Duration::from_millis(1)).await;
-    assert!(world.cached("t1").is_none());
-    sleep(Duration::from_millis(100)).await;
+    let old = Arc::downgrade(&world.cached("t1").unwrap());
+    let meanwhile = async {
+        sleep(Duration::from_millis(25)).await;
+        assert_eq!(world.cached("t1").unwrap().access_key_id, "ASIA1");
+    };
+    let (flushed, ()) = tokio::join!(world.credentials.flush(), meanwhile);
+    assert!(matches!(flushed, Flushed::Renewed(issued) if issued.access_key_id == "ASIA2"));
     assert_eq!(world.cached("t1").unwrap().access_key_id, "ASIA2");
+    assert!(old.upgrade().is_none(), "the old ones are wiped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_takes_away_what_eks_auth_refuses_and_nothing_else() {
+    let world = world(Duration::ZERO);
+    world.obtain("t1").await.unwrap();
+    for outage in [
+        Refusal::EksAuthUnavailable(Outage::Transport),
+        Refusal::EksAuthThrottled { retry_after: 1 },
+        Refusal::NodeCredentials,
+    ] {
+        let said = outage.clone();
+        world.script.answer(move |_| Err(said.clone()));
+        assert!(matches!(world.credentials.flush().await, Flushed::Kept(refusal) if refusal == outage));
+        assert!(world.cached("t1").is_some());
+    }
+    world.script.answer(|_| Err(denied()));
+    assert!(matches!(world.credentials.flush().await, Flushed::Refused(refusal) if refusal == denied()));
+    assert!(world.cached("t1").is_none());
+    assert_eq!(world.obtain("t1").await.unwrap_err(), denied());
+    // The association is repaired: a second flush asks at once, whatever is remembered.
+    world.script.answer(|_| Ok(LIFE));
+    assert!(matches!(world.credentials.flush().await, Flushed::Renewed(_)));
+    assert!(world.cached("t1").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_during_a_fetch_begins_one_of_its_own() {
+    let world = world(Duration::from_millis(50));
+    let flush = async {
+        sleep(Duration::from_millis(10)).await;
+        world.credentials.flush().await
+    };
+    let (first, flushed) = tokio::join!(world.obtain("t1"), flush);
+    assert_eq!(first.unwrap().access_key_id, "ASIA1");
+    assert!(matches!(flushed, Flushed::Renewed(issued) if issued.access_key_id == "ASIA2"));
+    assert_eq!(world.script.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_of_nothing_asks_nothing() {
+    let world = world(Duration::ZERO);
+    assert!(matches!(world.credentials.flush().await, Flushed::Nothing));
+    assert_eq!(world.script.calls(), 0);
+    world.ended.cancel();
+    assert!(matches!(world.credentials.flush().await, Flushed::Ended));
+}
+
+/// A kubelet's file that can be read at times.
+struct File(Mutex<Result<Option<&'static str>, Unreadable>>, Clock);
+
+impl TokenSource for Arc<File> {
+    fn newest(&self, _: PodUid) -> Result<Option<PresentedToken>, Unreadable> {
+        let File(now, clock) = &**self;
+        now.lock().unwrap().map(|raw| raw.map(|raw| presented(raw, clock)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_waits_for_a_token_file_that_cannot_be_read() {
+    let file = Arc::new(File(Mutex::new(Ok(Some("file"))), Clock::virtual_from(UNIX_EPOCH + START)));
+    let world = world_over(Duration::ZERO, 24 * HOUR, Arc::new(Arc::clone(&file)));
+    world.credentials.vouch(&world.token("file"));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.script.calls(), 1, "prefetched");
+    assert!(world.cached("file").is_some());
+    *file.0.lock().unwrap() = Err(Unreadable);
+    assert!(matches!(world.credentials.flush().await, Flushed::TokenUnreadable));
+    sleep(3 * HOUR).await;
+    assert_eq!(world.script.calls(), 1);
+    *file.0.lock().unwrap() = Ok(Some("file"));
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.script.calls(), 2, "renewed as soon as the back-off allows");
 }
