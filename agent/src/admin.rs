@@ -3,11 +3,11 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
@@ -20,7 +20,9 @@ use tokio::task::JoinSet;
 
 use crate::health::{Liveness, Readiness, Verdict};
 use crate::metrics::{self, Metrics};
+use crate::operator::{Operator, Selection};
 
+pub mod client;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Until an address that could not be bound is tried again.
 const BIND_AGAIN: Duration = Duration::from_secs(5);
 
+/// A selection of pods is a name or two.
+const MAX_QUESTION: usize = 4 * 1024;
+
 /// After a failed accept: it is for want of descriptors, which somebody has to close first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -52,17 +57,47 @@ pub enum Routes {
     Health,
     /// `/metrics`, where the operator asked for it.
     Metrics,
-    /// All, for the owner of the admin socket.
+    /// All, with `/status` and `/flush`, for the owner of the admin socket.
     All,
 }
 
-impl Routes {
-    fn health(self) -> bool {
-        matches!(self, Self::Health | Self::All)
+/// What there is to ask about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Live,
+    Ready,
+    Metrics,
+    Status,
+    Flush,
+}
+
+impl Route {
+    fn find(path: &str, routes: Routes) -> Option<Self> {
+        let route = match path {
+            "/healthz" => Self::Live,
+            "/readyz" => Self::Ready,
+            "/metrics" => Self::Metrics,
+            "/status" => Self::Status,
+            "/flush" => Self::Flush,
+            _ => return None,
+        };
+        let allowed = match routes {
+            Routes::Health => matches!(route, Self::Live | Self::Ready),
+            Routes::Metrics => route == Self::Metrics,
+            Routes::All => true,
+        };
+        allowed.then_some(route)
     }
 
-    fn metrics(self) -> bool {
-        matches!(self, Self::Metrics | Self::All)
+    fn methods(self) -> &'static str {
+        if self == Self::Flush { "POST" } else { "GET, HEAD" }
+    }
+
+    fn takes(self, method: &Method) -> bool {
+        match self {
+            Self::Flush => method == Method::POST,
+            _ => matches!(*method, Method::GET | Method::HEAD),
+        }
     }
 }
 
@@ -72,13 +107,20 @@ pub struct Admin {
     readiness: Readiness,
     liveness: Liveness,
     metrics: Arc<Metrics>,
+    /// Not there before the first scan.
+    operator: Arc<OnceLock<Operator>>,
 }
 
 impl Admin {
     /// Answers from these.
     #[must_use]
     pub fn new(readiness: Readiness, liveness: Liveness, metrics: Arc<Metrics>) -> Self {
-        Self { readiness, liveness, metrics }
+        Self { readiness, liveness, metrics, operator: Arc::default() }
+    }
+
+    /// From now on the pods can be asked about.
+    pub fn know(&self, operator: Operator) {
+        let _ = self.operator.set(operator);
     }
 
     /// Serves on a TCP address until it is dropped. The address is never required: while another agent has it (two
@@ -118,10 +160,7 @@ impl Admin {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, routes: Routes) {
-        let service = service_fn(|request| {
-            let response = self.answer(&request, routes);
-            async move { Ok::<_, Infallible>(response) }
-        });
+        let service = service_fn(|request| async { Ok::<_, Infallible>(self.answer(request, routes).await) });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -132,26 +171,47 @@ impl Admin {
         let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
     }
 
-    fn answer(&self, request: &Request<Incoming>, routes: Routes) -> Response<Full<Bytes>> {
-        let path = request.uri().path();
-        let found = match path {
-            "/healthz" | "/readyz" => routes.health(),
-            "/metrics" => routes.metrics(),
-            _ => false,
-        };
-        if !found {
+    async fn answer(&self, request: Request<Incoming>, routes: Routes) -> Response<Full<Bytes>> {
+        let Some(route) = Route::find(request.uri().path(), routes) else {
             return response(StatusCode::NOT_FOUND, "text/plain", "not found\n");
-        }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "use GET\n");
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        };
+        if !route.takes(request.method()) {
+            let mut refused =
+                response(StatusCode::METHOD_NOT_ALLOWED, "text/plain", format!("use {}\n", route.methods()));
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static(route.methods()));
             return refused;
         }
-        match path {
-            "/healthz" => verdict(self.liveness.reasons(Instant::now())),
-            "/readyz" => verdict(self.readiness.reasons()),
-            _ => response(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text()),
+        let operator = self.operator.get();
+        match (route, operator) {
+            (Route::Live, _) => verdict(self.liveness.reasons(Instant::now())),
+            (Route::Ready, _) => verdict(self.readiness.reasons()),
+            (Route::Metrics, _) => response(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text()),
+            (Route::Status, Some(operator)) => json(StatusCode::OK, &operator.status()),
+            (Route::Flush, Some(operator)) => flush(operator, request.into_body()).await,
+            (Route::Status | Route::Flush, None) => {
+                response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the agent is starting, try again\n")
+            }
         }
+    }
+}
+
+async fn flush(operator: &Operator, body: Incoming) -> Response<Full<Bytes>> {
+    let Ok(body) = Limited::new(body, MAX_QUESTION).collect().await else {
+        return response(StatusCode::PAYLOAD_TOO_LARGE, "text/plain", "the selection cannot be read\n");
+    };
+    let Ok(selection) = serde_json::from_slice::<Selection>(&body.to_bytes()) else {
+        let usage = r#"send "all", {"pod": "UID or NAMESPACE/NAME"} or {"service_account": "NAMESPACE/NAME"}"#;
+        return response(StatusCode::BAD_REQUEST, "text/plain", format!("{usage}\n"));
+    };
+    let flushed = operator.flush(&selection).await;
+    let status = if flushed.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    json(status, &flushed)
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(body) => response(status, "application/json", body),
+        Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
     }
 }
 

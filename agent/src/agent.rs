@@ -23,6 +23,7 @@ use crate::{
     kubelet::TokenWatchHandle,
     metrics::Metrics,
     netns::NetnsWorker,
+    operator::Operator,
     pods::Pods,
     self_test::{self, Lacking},
     server::{self, Context, Server},
@@ -109,7 +110,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
 
     let (readiness, starting) = Readiness::new("the set-up of EKS Auth");
     let liveness = Liveness::default();
-    serve_admin(&config, Admin::new(readiness.clone(), liveness.clone(), Arc::clone(&metrics)))?;
+    let admin = Admin::new(readiness.clone(), liveness.clone(), Arc::clone(&metrics));
+    serve_admin(&config, admin.clone())?;
     let built = async {
         let mut agent = Agent::build(&config, kubepods, &liveness, &starting, metrics).await?;
         // Listeners first: no connection of a pod that was there before is refused for want of one.
@@ -121,6 +123,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    admin.know(Operator::new(Arc::clone(&agent.pods)));
     agent.steering.attach(&agent.kubepods.directory())?;
     // What the programs' loading took is not needed again.
     sys::trim_heap();

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
+use crate::commands::{Action, Inquiry};
+use crate::operator::Selection;
 use crate::probe::Question;
 use crate::telemetry::{LogFormat, Verbosity};
 
@@ -20,7 +22,7 @@ mod values;
 pub use args::HostNetworkPods;
 pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6};
 
-use args::{Args, CommandArgs};
+use args::{AnswerArgs, Args, CommandArgs, FlushArgs, Output};
 
 /// Exit code for a bad configuration (`EX_USAGE`).
 const EX_USAGE: u8 = 64;
@@ -41,6 +43,8 @@ pub enum Command {
         /// Where its admin socket is.
         run_dir: PathBuf,
     },
+    /// Ask the running agent about pods.
+    Inquire(Inquiry),
 }
 
 /// Why there is no command to carry out.
@@ -89,15 +93,24 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
             question: if probe.live { Question::Live } else { Question::Ready },
             run_dir: probe.run_dir,
         }),
+        CommandArgs::Status(status) => Ok(inquire(Action::Status, status.answer)),
+        CommandArgs::Flush(FlushArgs { pod, service_account, all: _, answer }) => {
+            let selection = pod.map(Selection::Pod).or(service_account.map(Selection::ServiceAccount));
+            Ok(inquire(Action::Flush(selection.unwrap_or(Selection::All)), answer))
+        }
     }
+}
+
+fn inquire(action: Action, answer: AnswerArgs) -> Command {
+    Command::Inquire(Inquiry { action, run_dir: answer.run_dir, json: answer.output == Output::Json })
 }
 
 fn stop(error: &clap::Error) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Shown(error.to_string()),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Stop::Misconfigured("name a command: server, probe, initialize or version (--help tells more)".to_owned())
-        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Stop::Misconfigured(
+            "name a command: server, status, flush, probe, initialize or version (--help tells more)".to_owned(),
+        ),
         _ => Stop::Misconfigured(one_line(error)),
     }
 }

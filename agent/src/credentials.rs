@@ -13,4 +13,5 @@ mod worker;
 pub use clock::Clock;
 pub use engine::{Engine, NoTokens, TokenSource, Unreadable, Upstream, UpstreamFuture};
 pub use handle::{Credentials, Flushed, PresentedToken, State, Subject};
+pub(crate) use issued::written;
 pub use issued::{Grant, Issued};

@@ -2,7 +2,7 @@
 use std::{process::ExitCode, sync::Arc};
 
 use pod_identity_agent::{
-    agent,
+    agent, commands,
     config::{self, Command, ServerConfig},
     metrics::Metrics,
     probe, telemetry,
@@ -16,6 +16,13 @@ fn main() -> ExitCode {
         Ok(Command::Probe { question, run_dir }) => match probe::ask(&run_dir, question) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(&failure),
+        },
+        Ok(Command::Inquire(inquiry)) => match commands::run(&inquiry) {
+            Ok(report) => {
+                say(report.text.trim_end());
+                if report.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => fail(&error),
         },
         Err(stop) => stop.report(),
     }

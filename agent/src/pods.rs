@@ -123,6 +123,12 @@ impl Pods {
         self.table().get(&uid).cloned()
     }
 
+    /// All that are known now, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Pod>> {
+        self.table().values().cloned().collect()
+    }
+
     /// Adds a pod whose cgroup exists.
     pub fn add(&self, uid: PodUid) -> Arc<Pod> {
         let mut table = self.table();

@@ -12,4 +12,5 @@ mod harness;
 mod inspection;
 mod lifecycle;
 mod network;
+mod operator;
 mod prefetch;

@@ -82,10 +82,10 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
         Tier::Check => check::run(),
         Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], options),
         Tier::Node | Tier::Sdk => {
-            // The tests start these programs; cargo builds a package's own binaries only for its own tests.
-            let programs = ["build", "--locked", "-p", "pod-identity-agent", "-p", "pod-identity-tests"];
-            process::run(&mut process::cargo(&programs))?;
-            run_tests(&["--package", "pod-identity-tests", "--test", tier.name()], options)
+            // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
+            // workspace, as in every other step: another selection has other features, and builds everything anew.
+            process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+            run_tests(&["--workspace", "--test", tier.name()], options)
         }
     }
 }

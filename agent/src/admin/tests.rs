@@ -49,10 +49,10 @@ async fn readiness_is_503_with_its_reasons_until_the_last_is_gone() {
 async fn each_transport_answers_its_own_routes_only() {
     let (admin, _first) = admin();
     let cases = [
-        (Routes::Health, [("GET /healthz", 200), ("GET /metrics", 404), ("POST /healthz", 405), ("GET /", 404)]),
+        (Routes::Health, [("GET /healthz", 200), ("GET /metrics", 404), ("POST /healthz", 405), ("GET /status", 404)]),
         (
             Routes::Metrics,
-            [("GET /healthz", 404), ("GET /metrics", 200), ("DELETE /metrics", 405), ("HEAD /metrics", 200)],
+            [("GET /healthz", 404), ("GET /metrics", 200), ("DELETE /metrics", 405), ("POST /flush", 404)],
         ),
     ];
     for (routes, questions) in cases {

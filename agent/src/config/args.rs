@@ -38,6 +38,10 @@ pub(super) enum CommandArgs {
     Version,
     /// Ask the agent in this container whether it lives or is ready
     Probe(ProbeArgs),
+    /// Show the node's pods and their credentials
+    Status(StatusArgs),
+    /// Have credentials fetched anew, after a role or an association was changed
+    Flush(FlushArgs),
 }
 
 /// What AWS's agent would take.
@@ -159,4 +163,52 @@ pub(super) struct ProbeArgs {
     /// Directory of the admin socket
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(super) run_dir: PathBuf,
+}
+
+/// What an answer is printed as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Whom to ask, and how to show the answer.
+#[derive(Debug, clap::Args)]
+pub(super) struct AnswerArgs {
+    /// How to print the answer
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
+    pub(super) output: Output,
+
+    /// Directory of the admin socket
+    #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(super) run_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(group(ArgGroup::new("selection").required(true).args(["pod", "service_account", "all"])))]
+pub(super) struct FlushArgs {
+    /// The pod with this UID or NAMESPACE/NAME
+    #[arg(long, value_name = "POD")]
+    pub(super) pod: Option<String>,
+
+    /// All pods of this service account, NAMESPACE/NAME
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(super) service_account: Option<String>,
+
+    /// All pods of this node
+    #[arg(long)]
+    pub(super) all: bool,
+
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
 }

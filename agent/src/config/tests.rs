@@ -212,3 +212,21 @@ fn the_other_commands_take_what_they_are_given() {
     assert_eq!((question, run_dir), (Question::Ready, "/x".into()));
     assert!(matches!(run("probe --live"), Ok(Command::Probe { question: Question::Live, .. })));
 }
+
+#[test]
+fn commands_for_people_say_what_they_mean() {
+    let inquire = |line: &str| match run(line) {
+        Ok(Command::Inquire(inquiry)) => inquiry,
+        other => panic!("{line}: {other:?}"),
+    };
+    let status = inquire("status");
+    assert_eq!((status.action, status.json), (Action::Status, false));
+    assert!(inquire("status -o json").json);
+    assert_eq!(inquire("flush --all").action, Action::Flush(Selection::All));
+    assert_eq!(inquire("flush --pod shop/web-0").action, Action::Flush(Selection::Pod("shop/web-0".to_owned())));
+    let account = Selection::ServiceAccount("shop/reader".to_owned());
+    assert_eq!(inquire("flush --service-account shop/reader").action, Action::Flush(account));
+    for wrong in ["flush", "flush --all --pod x", "status -o xml"] {
+        refused(wrong);
+    }
+}

@@ -117,7 +117,7 @@ impl Issued {
 }
 
 /// RFC 3339 in UTC with `Z` and at most milliseconds: JS and Rust SDKs read nothing else.
-fn written(instant: SystemTime) -> Option<String> {
+pub(crate) fn written(instant: SystemTime) -> Option<String> {
     let since_epoch = instant.duration_since(UNIX_EPOCH).ok()?;
     let seconds = i64::try_from(since_epoch.as_secs()).ok()?;
     let date = DateTime::from_secs_and_nanos(seconds, since_epoch.subsec_millis() * 1_000_000);

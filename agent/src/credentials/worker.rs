@@ -214,7 +214,7 @@ impl Worker {
             return;
         }
         let flushes = mem::take(&mut self.flushes);
-        let flushed = match self.newest_token() {
+        let outcome = match self.newest_token() {
             Ok(Some(token)) => {
                 // Behind clients that wait for their first credentials: these have what they had.
                 self.start(token, Vec::new(), Priority::Retry);
@@ -230,7 +230,7 @@ impl Worker {
             }
             Err(Unreadable) => Flushed::TokenUnreadable,
         };
-        tell(flushes, &flushed);
+        tell(flushes, &outcome);
     }
 
     /// Answers at once, or starts a fetch. No fetch is under way.
@@ -462,8 +462,8 @@ fn outcome_of(answer: &Answer) -> EksAuthOutcome {
     }
 }
 
-fn tell(flushes: Vec<oneshot::Sender<Flushed>>, flushed: &Flushed) {
-    for done in flushes {
+fn tell(operators: Vec<oneshot::Sender<Flushed>>, flushed: &Flushed) {
+    for done in operators {
         // Whoever hung up is gone.
         let _ = done.send(flushed.clone());
     }

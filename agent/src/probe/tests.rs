@@ -1,6 +1,11 @@
-use std::os::unix::net::UnixListener;
+use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixListener,
+    thread,
+};
 
 use super::*;
+use crate::admin::socket_path;
 
 /// An agent that answers `answer` to everybody, or holds the connection without a word.
 fn agent(answer: Option<&'static str>) -> tempfile::TempDir {
@@ -52,6 +57,6 @@ fn no_agent_is_a_no_that_names_the_socket() {
 fn a_silent_agent_is_a_no_after_a_second() {
     let run_dir = agent(None);
     let begun = std::time::Instant::now();
-    assert!(matches!(ask(run_dir.path(), Question::Live), Err(Failure::Timeout)));
+    assert!(matches!(ask(run_dir.path(), Question::Live), Err(Failure::NoAnswer(NoAnswer::Timeout(_)))));
     assert!(begun.elapsed() < TIMEOUT * 2);
 }
