@@ -56,3 +56,6 @@ impl Cache {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

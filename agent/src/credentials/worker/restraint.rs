@@ -101,3 +101,6 @@ impl Restraint {
         *self = Self::new(now);
     }
 }
+
+#[cfg(test)]
+mod tests;
