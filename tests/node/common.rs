@@ -1,11 +1,14 @@
 //! What the modules share: a node with an agent and a pod, and the checks that every refusal has to pass.
-use anyhow::{Context as _, Result, ensure};
+use std::{thread, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
 use pod_identity_tests::{
     agent::{Agent, AgentSpec},
-    client::Answer,
+    client::{Answer, Client},
     node::Node,
     pod::Pod,
     process::binary,
+    starting_line::StartingLine,
 };
 
 /// The addresses that SDKs aim at.
@@ -94,6 +97,53 @@ pub(crate) fn must_refuse(
     let responses = format!("pod_identity_http_response{{code=\"{status}\"}}");
     ensure!((rise(&responses) - 1.0).abs() < 0.1, "{responses} rose by {}", rise(&responses));
     Ok(answer)
+}
+
+/// Pods of one service account, with an association. Several are made at a time: most of it is waiting for the kernel.
+pub(crate) fn pods(node: &Node, service_account: &str, count: usize) -> Result<Vec<Pod>> {
+    const MAKERS: usize = 8;
+    thread::scope(|scope| {
+        let make = |maker| (maker..count).step_by(MAKERS).map(|_| node.pod(service_account)).collect();
+        let makers: Vec<_> = (0..MAKERS).map(|maker| scope.spawn(move || make(maker))).collect();
+        let mut all = Vec::with_capacity(count);
+        for maker in makers {
+            let made: Result<Vec<Pod>> = maker.join().map_err(|_| anyhow!("a maker of pods panicked"))?;
+            all.extend(made?);
+        }
+        Ok(all)
+    })
+}
+
+/// Lets a client of each pod ask with the pod's own token, all at the same moment. `how` says what else they do.
+pub(crate) fn ask_at_once(node: &Node, pods: &[Pod], how: impl Fn(Client) -> Client) -> Result<Vec<Answer>> {
+    let line = StartingLine::draw(node.dir())?;
+    thread::scope(|scope| {
+        let asking: Vec<_> = pods
+            .iter()
+            .map(|pod| {
+                let client = how(Client::with_token(pod.token()).from_line(&line));
+                scope.spawn(move || pod.ask_once(&client))
+            })
+            .collect();
+        line.release(pods.len())?;
+        asking.into_iter().map(|asked| asked.join().map_err(|_| anyhow!("a client panicked"))?).collect()
+    })
+}
+
+/// From a client's first attempt to connect to its answer.
+pub(crate) fn took(answer: &Answer) -> Duration {
+    Duration::from_micros(answer.connect_us + answer.latency_us)
+}
+
+/// The longest that any of them took.
+pub(crate) fn slowest(answers: &[Answer]) -> Duration {
+    answers.iter().map(took).max().unwrap_or_default()
+}
+
+/// The middle one.
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// Asks from namespaces that a process of the pod makes for itself, one after the other, all kept alive to the end.

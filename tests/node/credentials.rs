@@ -16,23 +16,6 @@ use pod_identity_tests::{
 use crate::common::{must_be_granted, must_be_refused, must_refuse, refusal, served, served_with};
 
 #[test]
-fn a_hundred_clients_of_a_new_pod_cost_one_call() -> Result<()> {
-    let served = served()?;
-    // Long enough that all of them wait for it.
-    served.node.eks_auth().delay(Duration::from_millis(400))?;
-    let answers = served.pod.ask(&Client::with_token(served.pod.token()).clients(100))?;
-    ensure!(answers.len() == 100);
-    let Some(first) = answers.first() else { anyhow::bail!("no answers") };
-    for answer in &answers {
-        must_be_granted(answer)?;
-        ensure!(answer.body == first.body, "two clients of one pod got different credentials");
-    }
-    let counters = served.node.eks_auth().counters()?;
-    ensure!(counters.calls == 1, "{counters:?}");
-    Ok(())
-}
-
-#[test]
 fn clients_that_hang_up_do_not_cancel_the_fetch() -> Result<()> {
     let served = served()?;
     let other = served.node.pod("other")?;

@@ -169,7 +169,7 @@ impl Aws {
             eks: Some(self.ministack.url()),
             sts: Some(self.moto.url()),
             service: Some(self.service.clone()),
-            lifetime_seconds: None,
+            ..EksAuthSpec::default()
         }
     }
 

@@ -2,6 +2,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::starting_line::StartingLine;
+
 /// What became of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -25,7 +27,9 @@ pub struct Answer {
     pub refused_connects: u32,
     /// How long connecting took.
     pub connect_us: u64,
-    /// From sending the request to the whole answer.
+    /// Requests until this answer: more than one when the client was told to come back.
+    pub tries: u32,
+    /// From sending the (first) request to the whole answer.
     pub latency_us: u64,
 }
 
@@ -151,6 +155,18 @@ impl Client {
     #[must_use]
     pub fn reset_after_ms(self, ms: u64) -> Self {
         self.hang_up_after_ms(ms).flag("--reset")
+    }
+
+    /// Making a request up to so many times while it is answered with 503, as late as `Retry-After` says, as SDKs do.
+    #[must_use]
+    pub fn tries(self, count: u32) -> Self {
+        self.arg("--tries", &count.to_string())
+    }
+
+    /// Beginning when a [`StartingLine`](crate::starting_line::StartingLine) lets it.
+    #[must_use]
+    pub fn from_line(self, line: &StartingLine) -> Self {
+        self.arg("--starting-line", &line.path().to_string_lossy())
     }
 
     /// Closing its own direction after the request.

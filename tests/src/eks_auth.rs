@@ -19,11 +19,18 @@ use crate::{
     process::{Process, binary, eventually},
     sigv4::AccessKey,
     standin::control::{Association, Counters, Effect, Rule},
+    tls::Issued,
     token::{Issuer, random_hex},
 };
 
 /// Where it serves, in the node's namespace.
 pub const ADDRESS: &str = "127.0.0.1:4430";
+
+/// Where it serves with TLS: as no address of the node itself, because those are never asked for through a proxy.
+pub const TLS_ADDRESS: &str = "10.87.0.1:4430";
+
+/// The other name in its certificate. Nothing on the node resolves it: a proxy may.
+pub const TLS_NAME: &str = "eks-auth.test";
 
 /// The cluster and region that it knows.
 pub const CLUSTER: &str = "test";
@@ -44,6 +51,8 @@ pub struct EksAuthSpec {
     pub service: Option<AccessKey>,
     /// Life of made-up credentials in seconds; 6 hours without it.
     pub lifetime_seconds: Option<u64>,
+    /// Whether it speaks TLS, with a certificate of an authority of its own.
+    pub tls: bool,
 }
 
 /// The stand-in of one node.
@@ -53,6 +62,7 @@ pub struct EksAuth {
     control: PathBuf,
     log: PathBuf,
     node: AccessKey,
+    authority: Option<PathBuf>,
 }
 
 impl EksAuth {
@@ -63,7 +73,18 @@ impl EksAuth {
         let node = AccessKey { id: format!("AKIA{}", random_hex(8).to_uppercase()), secret: random_hex(20) };
         let mut command = Command::new(binary("pod-exec")?);
         command.arg("--netns").arg(netns.path()).arg("--").arg(binary("eks-auth-standin")?);
-        command.args(["--listen", ADDRESS, "--cluster", CLUSTER, "--region", REGION]);
+        command.args(["--cluster", CLUSTER, "--region", REGION]);
+        let authority = if spec.tls {
+            let (address, _) = TLS_ADDRESS.rsplit_once(':').context("an address and a port")?;
+            netns.ip(&format!("addr add {address}/32 dev lo"))?;
+            let Issued { authority, files } = Issued::make(dir, &[address, TLS_NAME])?;
+            command.args(["--listen", TLS_ADDRESS]);
+            command.arg("--tls-certificate").arg(files.certificate).arg("--tls-key").arg(files.key);
+            Some(authority)
+        } else {
+            command.args(["--listen", ADDRESS]);
+            None
+        };
         command.arg("--control").arg(&control).arg("--jwks").arg(&jwks);
         command.args(["--node-access-key", &node.id, "--node-secret", &node.secret]);
         for (flag, url) in [("--eks", &spec.eks), ("--sts", &spec.sts)] {
@@ -78,7 +99,7 @@ impl EksAuth {
             command.args(["--lifetime-seconds", &seconds.to_string()]);
         }
         let process = Process::start("the EKS Auth stand-in", &mut command, &log)?;
-        Ok(Self { process, control, log, node })
+        Ok(Self { process, control, log, node, authority })
     }
 
     /// Waits until it serves.
@@ -96,13 +117,23 @@ impl EksAuth {
     /// Its URL in the node's namespace.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{ADDRESS}")
+        if self.authority.is_some() { format!("https://{TLS_ADDRESS}") } else { format!("http://{ADDRESS}") }
+    }
+
+    /// File with the certificate of the authority that issued its own.
+    pub fn authority(&self) -> Result<&Path> {
+        self.authority.as_deref().context("this EKS Auth speaks no TLS")
     }
 
     /// The node's access key, by which it knows the node.
     #[must_use]
     pub fn node_key(&self) -> &AccessKey {
         &self.node
+    }
+
+    /// The node has another access key from now on, and the one before is refused.
+    pub fn replace_node_key(&self, key: &AccessKey) -> Result<()> {
+        self.tell("POST", "/node-key", key)
     }
 
     /// Associates a service account with a role of account 123456789012.

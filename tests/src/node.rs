@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU16, Ordering},
     },
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct Ground {
     pub(crate) kubelet: KubeletRoot,
     pub(crate) dir: RunDir,
     name: String,
-    subnets: AtomicU8,
+    subnets: AtomicU16,
 }
 
 /// A node's files.
@@ -83,7 +83,7 @@ impl Node {
         // A node forwards between its pods.
         netns.sysctl("ipv4/ip_forward", "1")?;
         netns.sysctl("ipv6/conf/all/forwarding", "1")?;
-        let ground = Arc::new(Ground { cgroups, kubepods, netns, kubelet, dir, name, subnets: AtomicU8::new(1) });
+        let ground = Arc::new(Ground { cgroups, kubepods, netns, kubelet, dir, name, subnets: AtomicU16::new(1) });
         let aws = if spec.aws { Some(Aws::start(Arc::clone(&ground))?) } else { None };
         let eks_auth_spec = aws.as_ref().map_or(spec.eks_auth, Aws::for_eks_auth);
         let issuer = Issuer::of_this_process()?;
@@ -118,6 +118,12 @@ impl Node {
     /// Makes a pod.
     pub fn pod_with(&self, spec: PodSpec) -> Result<Pod> {
         Pod::create(Arc::clone(&self.ground), spec)
+    }
+
+    /// Begins a pod as the kubelet does: a cgroup and the directory of the token volume; the steps that follow are the
+    /// caller's, each at the moment of their choice.
+    pub fn begin_pod(&self, spec: PodSpec) -> Result<Pod> {
+        Pod::begin(Arc::clone(&self.ground), spec)
     }
 
     /// Its EKS Auth.
@@ -169,7 +175,7 @@ impl Ground {
     }
 
     /// A number that no other pod of this node has.
-    pub(crate) fn next_subnet(&self) -> u8 {
+    pub(crate) fn next_subnet(&self) -> u16 {
         self.subnets.fetch_add(1, Ordering::Relaxed)
     }
 }

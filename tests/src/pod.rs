@@ -11,7 +11,7 @@ use crate::{
     netns::Netns,
     node::Ground,
     process::{Process, binary, run, run_with_input},
-    token::{Claims, Issuer, Subject, random_hex, random_uid},
+    token::{Claims, Issuer, LIFETIME, Subject, random_hex, random_uid},
 };
 
 mod container;
@@ -35,6 +35,8 @@ pub struct PodSpec {
     pub network: Network,
     /// Whether it has a token volume.
     pub token: bool,
+    /// Life of its tokens.
+    pub token_lifetime: Duration,
 }
 
 impl PodSpec {
@@ -47,7 +49,8 @@ impl PodSpec {
             pod_name: format!("{name}-{}", random_hex(3)),
             pod_uid: random_uid(),
         };
-        Self { subject, qos: Qos::default(), network: Network::default(), token: true }
+        let token_lifetime = Duration::from_secs(LIFETIME);
+        Self { subject, qos: Qos::default(), network: Network::default(), token: true, token_lifetime }
     }
 
     /// In the node's own network.
@@ -68,6 +71,13 @@ impl PodSpec {
     #[must_use]
     pub fn no_token(mut self) -> Self {
         self.token = false;
+        self
+    }
+
+    /// With tokens that live so long.
+    #[must_use]
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = lifetime;
         self
     }
 
@@ -101,27 +111,32 @@ pub struct Pod {
 
 impl Pod {
     pub(crate) fn create(ground: Arc<Ground>, spec: PodSpec) -> Result<Self> {
-        let mut pod = Self::prepare(ground, spec)?;
+        let mut pod = Self::begin(ground, spec)?;
+        pod.mount_volume()?;
+        pod.write_token()?;
         pod.start_sandbox()?;
         pod.start_container("app")?;
         Ok(pod)
     }
 
-    /// The pod's cgroup and volume, with nothing running yet.
-    fn prepare(ground: Arc<Ground>, spec: PodSpec) -> Result<Self> {
+    /// The pod's cgroup and its volume's directory, with nothing mounted or running yet.
+    pub(crate) fn begin(ground: Arc<Ground>, spec: PodSpec) -> Result<Self> {
         let uid = &spec.subject.pod_uid;
         let pod_cgroup = ground.kubepods.pod(spec.qos, uid);
         let cgroup = Cgroup::create(pod_cgroup.dir().to_owned())?;
-        let token = Issuer::of_this_process()?.sign(&Claims::of(&spec.subject))?;
-        let volume = if spec.token {
-            let mut volume = TokenVolume::make_directory(&ground.kubelet, uid)?;
-            volume.mount()?;
-            volume.write(&token)?;
-            Some(volume)
-        } else {
-            None
-        };
+        let token = sign_token(&spec)?;
+        let volume = spec.token.then(|| TokenVolume::make_directory(&ground.kubelet, uid)).transpose()?;
         Ok(Self { containers: Vec::new(), sandbox: None, volume, token, spec, cgroup, ground })
+    }
+
+    /// Mounts the tmpfs of its token volume, if it has one.
+    pub fn mount_volume(&mut self) -> Result<()> {
+        self.volume.as_mut().map_or(Ok(()), TokenVolume::mount)
+    }
+
+    /// Writes its token into the volume, if it has one.
+    pub fn write_token(&self) -> Result<()> {
+        self.volume.as_ref().map_or(Ok(()), |volume| volume.write(&self.token))
     }
 
     /// Starts a sandbox: a network namespace, if it has one of its own, and a pause process in a cgroup.
@@ -232,11 +247,8 @@ impl Pod {
 
     /// Replaces its token by a new one, as the kubelet does before the old one expires.
     pub fn rotate_token(&mut self) -> Result<()> {
-        self.token = Issuer::of_this_process()?.sign(&Claims::of(&self.spec.subject))?;
-        match &self.volume {
-            Some(volume) => volume.write(&self.token),
-            None => Ok(()),
-        }
+        self.token = sign_token(&self.spec)?;
+        self.write_token()
     }
 
     /// A container of it.
@@ -286,6 +298,11 @@ impl Pod {
         let sandbox = self.sandbox.as_ref().context("this pod has no sandbox")?;
         ask_with(&mut sandbox.way(&self.ground).enter(cgroup)?, client)
     }
+}
+
+fn sign_token(spec: &PodSpec) -> Result<String> {
+    let claims = Claims::of(&spec.subject).lasting(spec.token_lifetime);
+    Issuer::of_this_process()?.sign(&claims)
 }
 
 /// Runs `pod-client` at the end of a command line, and reads what it prints.

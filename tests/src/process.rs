@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, Signal},
+};
 
 /// For commands that do one thing on this machine.
 pub const QUICK: Duration = Duration::from_secs(20);
@@ -90,16 +93,12 @@ pub fn run_with_input(command: &mut Command, input: &[u8], timeout: Duration) ->
         // A command that does not want its input may close it.
         let _ = stdin.write_all(input);
     }
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break Some(status);
-        }
-        if Instant::now() >= deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            break None;
-        }
-        thread::sleep(LOOK_AGAIN);
+    let status = if ends_by(&child, deadline)? {
+        Some(child.wait()?)
+    } else {
+        let _ = child.kill();
+        let _ = child.wait();
+        None
     };
     // A grandchild may hold the pipes open: what has come by then is what there is.
     let text = |output: mpsc::Receiver<Vec<u8>>| output.recv_timeout(Duration::from_secs(2)).unwrap_or_default();
@@ -111,6 +110,19 @@ pub fn run_with_input(command: &mut Command, input: &[u8], timeout: Duration) ->
             String::from_utf8_lossy(&stdout),
             String::from_utf8_lossy(&stderr)
         ),
+    }
+}
+
+/// Waits for a child's end, asleep: hundreds may run at once, and must have the machine for themselves.
+fn ends_by(child: &Child, deadline: Instant) -> Result<bool> {
+    let pid = Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    loop {
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
+        match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ended => return Ok(ended? > 0),
+        }
     }
 }
 

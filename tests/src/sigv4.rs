@@ -4,6 +4,7 @@
 use std::{fmt::Write as _, time::SystemTime};
 
 use ring::{digest, hmac};
+use serde::{Deserialize, Serialize};
 
 use crate::time;
 
@@ -11,7 +12,7 @@ use crate::time;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// An access key with its secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AccessKey {
     /// Its id.
     pub id: String,

@@ -9,11 +9,13 @@ use anyhow::{Context as _, Result};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::{aws::call::Caller, sigv4::AccessKey};
+use crate::{aws::call::Caller, sigv4::AccessKey, tls};
 
 mod answer;
 mod associations;
@@ -33,6 +35,8 @@ use state::State;
 pub struct Config {
     /// Where EKS Auth's calls are served: `127.0.0.1:4430`.
     pub listen: String,
+    /// Files with its certificate and key: TLS is spoken with them.
+    pub tls: Option<tls::Files>,
     /// Unix socket for [`control`].
     pub control: PathBuf,
     /// The cluster whose pods are known.
@@ -59,6 +63,7 @@ pub struct Config {
 pub async fn run(config: Config) -> Result<()> {
     let jwks = std::fs::read(&config.jwks).with_context(|| format!("cannot read {}", config.jwks.display()))?;
     let listener = TcpListener::bind(&config.listen).await.with_context(|| format!("cannot bind {}", config.listen))?;
+    let acceptor = config.tls.as_ref().map(tls::Files::acceptor).transpose()?;
     let control = UnixListener::bind(&config.control)
         .with_context(|| format!("cannot bind the control socket {}", config.control.display()))?;
     let caller = Caller { key: config.service.clone(), region: config.region.clone() };
@@ -80,23 +85,36 @@ pub async fn run(config: Config) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
-        outcome = serve(listener, Arc::clone(&state)) => outcome,
+        outcome = serve(listener, acceptor, Arc::clone(&state)) => outcome,
         outcome = serve_control(control, state) => outcome,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
 }
 
-async fn serve(listener: TcpListener, state: Arc<State>) -> Result<()> {
+async fn serve(listener: TcpListener, acceptor: Option<TlsAcceptor>, state: Arc<State>) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
-        let state = Arc::clone(&state);
+        state.counters.connection();
+        let (state, acceptor) = (Arc::clone(&state), acceptor.clone());
         tokio::spawn(async move {
-            let service = service_fn(move |request| service::answer(Arc::clone(&state), request));
-            // A dropped connection is an error here, and what the test asked for.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            match acceptor {
+                None => converse(stream, state).await,
+                // A client that trusts somebody else hangs up here.
+                Some(acceptor) => {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        converse(stream, state).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, state: Arc<State>) {
+    let service = service_fn(move |request| service::answer(Arc::clone(&state), request));
+    // A dropped connection is an error here, and what the test asked for.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn serve_control(listener: UnixListener, state: Arc<State>) -> Result<()> {

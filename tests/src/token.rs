@@ -1,5 +1,5 @@
 //! Service account tokens as the API server signs them for EKS Pod Identity, and tokens it would never sign.
-use std::{process::Command, sync::OnceLock};
+use std::{process::Command, sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -132,6 +132,12 @@ impl Claims {
             "nbf": now,
             "sub": format!("system:serviceaccount:{}:{}", subject.namespace, subject.service_account),
         }))
+    }
+
+    /// Expiring so long after now.
+    #[must_use]
+    pub fn lasting(self, lifetime: Duration) -> Self {
+        self.with("exp", json!(time::now() + lifetime.as_secs()))
     }
 
     /// Changes a claim; a path of names is separated by slashes, as `kubernetes.io/pod/uid`. `Value::Null` removes it.

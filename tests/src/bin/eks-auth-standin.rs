@@ -6,6 +6,7 @@ use clap::Parser;
 use pod_identity_tests::{
     sigv4::AccessKey,
     standin::{self, Config},
+    tls,
     token::ISSUER_URL,
 };
 
@@ -15,6 +16,12 @@ struct Args {
     /// Address to serve on
     #[arg(long, default_value = "127.0.0.1:4430")]
     listen: String,
+    /// File with the certificate to serve with; plain HTTP without one
+    #[arg(long, requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// File with its key
+    #[arg(long, requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Unix socket for the test's control
     #[arg(long)]
     control: PathBuf,
@@ -58,6 +65,7 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     standin::run(Config {
         listen: args.listen,
+        tls: args.tls_certificate.zip(args.tls_key).map(|(certificate, key)| tls::Files { certificate, key }),
         control: args.control,
         cluster: args.cluster,
         region: args.region,

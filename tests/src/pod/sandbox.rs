@@ -59,7 +59,7 @@ pub(super) struct Sandbox {
 #[derive(Debug)]
 struct Link {
     netns: Netns,
-    subnet: u8,
+    subnet: u16,
 }
 
 impl Sandbox {
@@ -118,7 +118,7 @@ impl Sandbox {
     }
 
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
-        self.link.as_ref().map(|link| Ipv4Addr::new(10, 88, link.subnet, 2))
+        self.link.as_ref().map(|link| link.address(2))
     }
 
     pub(super) fn node_interface(&self) -> Option<String> {
@@ -157,20 +157,26 @@ impl Link {
         format!("veth{}", self.subnet)
     }
 
+    /// An address of its subnet: those of the first 255 pods are 10.88.N.0/24, then 10.89 begins.
+    fn address(&self, host: u8) -> Ipv4Addr {
+        let [above, below] = self.subnet.to_be_bytes();
+        Ipv4Addr::new(10, 88 + above, below, host)
+    }
+
     /// What a CNI plugin does: a veth pair, addresses, routes.
     fn set_up(&self, ground: &Ground, ipv6: bool, default_route: bool) -> Result<()> {
-        let (n, veth) = (self.subnet, self.node_interface());
+        let (n, veth, gateway, address) = (self.subnet, self.node_interface(), self.address(1), self.address(2));
         ground.netns.ip(&format!(
             "link add {veth} type veth peer name eth0 netns {}\nlink set {veth} up\n\
-             addr add 10.88.{n}.1/24 dev {veth}\naddr add fd88:{n}::1/64 dev {veth} nodad",
+             addr add {gateway}/24 dev {veth}\naddr add fd88:{n}::1/64 dev {veth} nodad",
             self.netns.name()
         ))?;
         if !ipv6 {
             self.netns.sysctl("ipv6/conf/all/disable_ipv6", "1")?;
         }
-        let mut commands = format!("link set eth0 up\naddr add 10.88.{n}.2/24 dev eth0\n");
+        let mut commands = format!("link set eth0 up\naddr add {address}/24 dev eth0\n");
         if default_route {
-            writeln!(commands, "route add default via 10.88.{n}.1")?;
+            writeln!(commands, "route add default via {gateway}")?;
         }
         if ipv6 {
             writeln!(commands, "addr add fd88:{n}::2/64 dev eth0 nodad")?;

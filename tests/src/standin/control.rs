@@ -1,7 +1,7 @@
 //! How a test tells the stand-in what to do, and asks what it was asked: JSON over HTTP on a unix socket.
 //!
 //! `POST /rules` adds a [`Rule`], `DELETE /rules` removes all; `POST /associations` adds an [`Association`];
-//! `GET /counters` answers [`Counters`].
+//! `POST /node-key` replaces the node's access key; `GET /counters` answers [`Counters`].
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -74,6 +74,8 @@ pub struct Counters {
     pub max_concurrency: u64,
     /// Calls under way.
     pub in_flight: u64,
+    /// Connections that were accepted.
+    pub connections: u64,
 }
 
 /// The rules in force.
@@ -118,6 +120,10 @@ impl Counting {
         counters.in_flight += 1;
         counters.max_concurrency = counters.max_concurrency.max(counters.in_flight);
         InFlight(self)
+    }
+
+    pub(super) fn connection(&self) {
+        lock(&self.0).connections += 1;
     }
 
     pub(super) fn outcome(&self, name: &str) {

@@ -1,5 +1,8 @@
 //! Whether a call comes from the node: its signature is computed anew and compared.
-use std::time::SystemTime;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use hyper::http::request::Parts;
 
@@ -15,23 +18,29 @@ const SERVICE: &str = "eks-auth";
 /// The nodes that are known: one.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    key: AccessKey,
+    key: Mutex<AccessKey>,
     region: String,
 }
 
 impl Nodes {
     pub(super) fn new(key: AccessKey, region: String) -> Self {
-        Self { key, region }
+        Self { key: Mutex::new(key), region }
+    }
+
+    /// From now on the node has this key, and the one before is not known.
+    pub(super) fn replace_key(&self, key: AccessKey) {
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
     /// Verifies the signature of a call.
     pub(super) fn verify(&self, head: &Parts, body: &[u8]) -> Result<(), Failure> {
+        let key = self.key.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let authorization = header("authorization")
             .ok_or_else(|| Failure::new(403, "MissingAuthenticationTokenException", "Missing Authentication Token"))?;
         let signed = Authorization::parse(authorization)
             .ok_or_else(|| Failure::new(400, "IncompleteSignature", "The Authorization header cannot be read."))?;
-        if signed.access_key_id != self.key.id {
+        if signed.access_key_id != key.id {
             let message = "The security token included in the request is invalid.";
             return Err(Failure::new(403, "UnrecognizedClientException", message));
         }
@@ -61,7 +70,7 @@ impl Nodes {
             headers: &headers,
             body,
         };
-        if sigv4::signature(&self.key.secret, &signed.scope, timestamp, &request) == signed.signature {
+        if sigv4::signature(&key.secret, &signed.scope, timestamp, &request) == signed.signature {
             Ok(())
         } else {
             Err(invalid("The request signature we calculated does not match the signature you provided."))

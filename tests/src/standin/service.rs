@@ -13,7 +13,10 @@ use super::{
     state::State,
     tokens,
 };
-use crate::{sigv4::hex, token::Subject};
+use crate::{
+    sigv4::{AccessKey, hex},
+    token::Subject,
+};
 
 type Answer = Response<Full<Bytes>>;
 
@@ -139,6 +142,7 @@ pub(super) async fn control(state: Arc<State>, request: Request<Incoming>) -> io
         ("POST", "/associations") => told(read::<Association>(&body).and_then(|association| {
             state.associations.add(&state.cluster, association).map_err(|error| error.to_string())
         })),
+        ("POST", "/node-key") => told(read::<AccessKey>(&body).map(|key| state.nodes.replace_key(key))),
         ("GET", "/counters") => json_response(200, &json!(state.counters.read())),
         (method, path) => json_response(404, &json!({"message": format!("no {method} {path} here")})),
     })

@@ -3,6 +3,7 @@ use std::{
     fmt::Write as _,
     io::{self, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::{Arc, Barrier},
     thread,
@@ -82,6 +83,12 @@ struct Args {
     /// Try again for so long while the connection is refused, as SDKs do
     #[arg(long, default_value_t = 0)]
     connect_within_ms: u64,
+    /// Make a request again so often at most while the answer is 503, when that says so
+    #[arg(long, default_value_t = 1)]
+    tries: u32,
+    /// Unix socket to connect to first: when the other side closes, clients begin
+    #[arg(long)]
+    starting_line: Option<PathBuf>,
     /// Wait for anything so long at most
     #[arg(long, default_value_t = 5000)]
     timeout_ms: u64,
@@ -98,6 +105,9 @@ fn main() -> Result<()> {
     let mut input = Vec::new();
     if args.raw_answers.is_some() {
         io::stdin().read_to_end(&mut input)?;
+    }
+    if let Some(line) = &args.starting_line {
+        UnixStream::connect(line)?.read_to_end(&mut Vec::new())?;
     }
     let input = Arc::new(input);
     let start = Arc::new(Barrier::new(args.clients));
@@ -146,7 +156,7 @@ fn converse(args: &Args, input: &[u8], client: usize) -> Vec<Answer> {
         } else {
             Vec::new()
         };
-        match exchange(args, &mut reader, &bytes) {
+        match exchange_until_served(args, &mut reader, &bytes, &mut answer.tries) {
             Ok(Some(response)) => {
                 answer.status = Some(response.status);
                 answer.body = response.text();
@@ -186,6 +196,26 @@ fn connect_until(args: &Args, refused: &mut u32) -> Result<Connection> {
 fn is_refusal(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         || error.downcast_ref::<rustix::io::Errno>() == Some(&rustix::io::Errno::CONNREFUSED)
+}
+
+/// Sends a request, and again for as long as it is answered that this will help.
+fn exchange_until_served(
+    args: &Args,
+    reader: &mut BufReader<TcpStream>,
+    bytes: &[u8],
+    tries: &mut u32,
+) -> Result<Option<http1::Response>> {
+    loop {
+        *tries += 1;
+        let response = exchange(args, reader, bytes)?;
+        match response.as_ref().filter(|response| response.status == 503 && *tries < args.tries) {
+            None => return Ok(response),
+            Some(refused) => {
+                let after = refused.header("retry-after").context("503 without Retry-After")?;
+                thread::sleep(Duration::from_secs(after.parse()?));
+            }
+        }
+    }
 }
 
 /// Sends a request and reads its answer; `None` if the client hung up instead.
