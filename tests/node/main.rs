@@ -14,4 +14,5 @@ mod inspection;
 mod lifecycle;
 mod network;
 mod operator;
+mod outages;
 mod prefetch;

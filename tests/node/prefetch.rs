@@ -54,20 +54,3 @@ fn a_pod_without_the_volume_is_never_asked_about() -> Result<()> {
     ensure!(served.node.eks_auth().counters()?.calls == 1, "somebody else was asked about");
     Ok(())
 }
-
-#[test]
-fn a_rotated_token_is_no_cache_miss() -> Result<()> {
-    // With and without prefetch: the kubelet's file is proof enough.
-    for flag in ["--prefetch=true", "--prefetch=false"] {
-        let mut served = served_with(&AgentSpec::flags(&[flag]))?;
-        let key = served.pod.must_get_credentials()?.access_key_id();
-        served.node.eks_auth().fail(500, "InternalServerException", "down")?;
-        let old = served.pod.token().to_owned();
-        served.pod.rotate_token()?;
-        ensure!(served.pod.token() != old, "the token was not rotated");
-        std::thread::sleep(Duration::from_millis(200));
-        ensure!(served.pod.must_get_credentials()?.access_key_id() == key, "{flag}");
-        ensure!(served.node.eks_auth().calls_for(served.pod.uid())? == 1, "{flag}: rotation cost a call");
-    }
-    Ok(())
-}

@@ -198,6 +198,11 @@ impl Agent {
         self.process.signal(Signal::STOP)
     }
 
+    /// Lets it go on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.process.ended()

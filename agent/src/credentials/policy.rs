@@ -15,6 +15,10 @@ pub const REFUSAL_HOLDS: Duration = Duration::from_secs(5);
 /// At most one call in this time for tokens of a pod that nothing vouches for.
 pub const UNPROVEN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// At most one vain look in this time at the kubelet's file, to see whether an unknown token is in it: any process of a pod
+/// can make tokens up, and a look takes the thread that other pods' fetches need.
+pub const FILE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Prefetches that fail are tried this often; after that the pod's own request fetches.
 pub const PREFETCH_ATTEMPTS: u32 = 5;
 

@@ -149,7 +149,9 @@ impl Worker {
 
     fn demand(&mut self, token: Arc<PresentedToken>, waiter: oneshot::Sender<Answer>) {
         self.last_use.touch(self.engine.clock.now());
-        if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token.digest == token.digest) {
+        if let Some(issued) = self.rotated_to(&token) {
+            let _ = waiter.send(Ok(issued));
+        } else if let Some(fetch) = self.fetch.as_mut().filter(|fetch| fetch.token.digest == token.digest) {
             join(&mut fetch.waiters, waiter);
             self.hurry();
         } else if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.token.digest == token.digest) {
@@ -163,6 +165,22 @@ impl Worker {
         } else {
             let _ = waiter.send(Err(Refusal::PodLimit));
         }
+    }
+
+    /// What is served, if the pod has just got this token: its request may overtake the news of that, and where nothing can
+    /// be watched there are none.
+    fn rotated_to(&mut self, token: &PresentedToken) -> Option<Arc<Issued>> {
+        let (now, issued) = (Instant::now(), self.available()?);
+        if self.tokens.knows(&token.digest, self.engine.clock.now()) || !self.restraint.may_look_into_file(now) {
+            return None;
+        }
+        let newest = self.engine.tokens.newest(self.pod).ok().flatten();
+        if newest.is_none_or(|newest| newest.digest != token.digest) {
+            self.restraint.looked_in_vain(now);
+            return None;
+        }
+        self.vouched(token.digest, token.claims.expires_at);
+        Some(issued)
     }
 
     /// Somebody waits for what is under way.

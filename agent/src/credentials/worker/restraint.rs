@@ -32,12 +32,14 @@ pub(super) struct Restraint {
     failures: u32,
     /// When a token that nothing vouches for may be shown to EKS Auth again.
     unproven_after: Instant,
+    /// When the kubelet's file may be looked at again for such a token.
+    look_after: Instant,
 }
 
 impl Restraint {
     /// Nothing has failed yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self { verdicts: VecDeque::new(), back_off: None, failures: 0, unproven_after: now }
+        Self { verdicts: VecDeque::new(), back_off: None, failures: 0, unproven_after: now, look_after: now }
     }
 
     /// Why this token is not shown to EKS Auth now. `proven` is a token that EKS Auth accepted or the kubelet wrote.
@@ -49,6 +51,16 @@ impl Restraint {
             return Some(back_off.refusal.clone().retry_after_at_least(back_off.until - now));
         }
         (!proven && now < self.unproven_after).then_some(Refusal::PodLimit)
+    }
+
+    /// Whether the kubelet's file may be looked at for a token that is not known.
+    pub(super) fn may_look_into_file(&self, now: Instant) -> bool {
+        now >= self.look_after
+    }
+
+    /// The kubelet's file held another token than the one that was looked for.
+    pub(super) fn looked_in_vain(&mut self, now: Instant) {
+        self.look_after = now + policy::FILE_LOOK_INTERVAL;
     }
 
     /// How urgent a call is that a client waits for. The gate slows everybody down when EKS Auth throttles; only what

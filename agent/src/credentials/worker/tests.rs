@@ -453,3 +453,21 @@ async fn a_renewal_waits_for_a_token_file_that_cannot_be_read() {
     sleep(Duration::from_mins(1)).await;
     assert_eq!(world.script.calls(), 2, "renewed as soon as the back-off allows");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_rotated_token_may_overtake_the_news_of_it() {
+    let file = Arc::new(File(Mutex::new(Ok(Some("old"))), Clock::virtual_from(UNIX_EPOCH + START)));
+    let world = world_over(Duration::ZERO, 24 * HOUR, Arc::new(Arc::clone(&file)));
+    world.obtain("old").await.unwrap();
+    world.script.answer(|_| Err(Refusal::EksAuthUnavailable(Outage::Transport)));
+    *file.0.lock().unwrap() = Ok(Some("new"));
+    assert_eq!(world.obtain("new").await.unwrap().access_key_id, "ASIA1");
+    assert!(world.cached("new").is_some() && world.cached("old").is_some());
+    // Vain looks are rare, so that what is made up keeps nobody busy; after a while the file counts again.
+    world.obtain("made up").await.unwrap_err();
+    *file.0.lock().unwrap() = Ok(Some("newer"));
+    world.obtain("newer").await.unwrap_err();
+    sleep(policy::FILE_LOOK_INTERVAL).await;
+    assert_eq!(world.obtain("newer").await.unwrap().access_key_id, "ASIA1");
+    assert_eq!(world.script.calls(), 2, "the first fetch, and one for what was made up");
+}
