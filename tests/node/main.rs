@@ -17,3 +17,4 @@ mod network;
 mod operator;
 mod outages;
 mod prefetch;
+mod upstream;
