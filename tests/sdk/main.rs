@@ -4,5 +4,6 @@ mod accepted;
 mod client;
 mod connections;
 mod demo;
+mod refetches;
 mod refused;
 mod world;
