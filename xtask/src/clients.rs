@@ -119,7 +119,7 @@ impl Clients {
 }
 
 /// The user's cache directory, as the XDG base directory specification has it.
-fn cache() -> Result<PathBuf> {
+pub(crate) fn cache() -> Result<PathBuf> {
     let given = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     given.or_else(|| Some(env::home_dir()?.join(".cache"))).context("neither XDG_CACHE_HOME nor HOME is set")
 }
