@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{BufReader, Write as _},
+    marker::PhantomData,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
@@ -12,6 +13,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::{
+    ptrace,
+    wait::{WaitPidFlag, waitpid},
+};
 use rustix::process::Signal;
 
 use crate::{
@@ -45,6 +50,19 @@ impl AgentSpec {
     #[must_use]
     pub fn flags(flags: &[&str]) -> Self {
         Self { flags: flags.iter().map(|&flag| flag.to_owned()).collect(), ..Self::default() }
+    }
+}
+
+/// A thread of the agent that stands still until this is dropped, by the thread that stopped it.
+#[derive(Debug)]
+pub struct StoppedThread {
+    thread: nix::unistd::Pid,
+    _of_one_thread: PhantomData<*const ()>,
+}
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.thread, None);
     }
 }
 
@@ -198,9 +216,14 @@ impl Agent {
         self.process.signal(Signal::STOP)
     }
 
-    /// Lets it go on after [`freeze`](Self::freeze).
-    pub fn thaw(&self) -> Result<()> {
-        self.process.signal(Signal::CONT)
+    /// Stops its main thread, which learns of everything, and lets the one that serves go on.
+    pub fn stop_main_thread(&self) -> Result<StoppedThread> {
+        let thread = nix::unistd::Pid::from_raw(self.pid().try_into()?);
+        ptrace::seize(thread, ptrace::Options::empty()).context("cannot trace the agent")?;
+        let stopped = StoppedThread { thread, _of_one_thread: PhantomData };
+        ptrace::interrupt(thread)?;
+        waitpid(thread, Some(WaitPidFlag::__WALL))?;
+        Ok(stopped)
     }
 
     /// How it ended, if it has.
