@@ -7,6 +7,8 @@ pub mod gate;
 pub mod handle;
 pub mod issued;
 pub mod policy;
+#[cfg(test)]
+mod simulation;
 mod tokens;
 mod worker;
 

@@ -72,7 +72,7 @@ pub(super) struct Worker {
     kept_token: Option<Arc<PresentedToken>>,
     plan: Plan,
     planned_at: Instant,
-    /// Renewals since the last time that somebody asked.
+    /// Renewals of credentials that nobody ever asked for.
     unused_renewals: u32,
     restraint: Restraint,
     /// Operators who wait for a fetch that begins after they asked.
@@ -199,7 +199,9 @@ impl Worker {
             return self.publish(Arc::clone(issued), renewal_failed.clone());
         }
         let nothing_yet = self.fetch.is_none() && self.plan == Plan::Wait;
-        if self.engine.limits.prefetch && self.engine.keeps() && nothing_yet && self.last_use.get() == 0 {
+        // A rotation tells nothing new of a pod that was renewed in vain already.
+        let expected = self.last_use.get() == 0 && !self.is_idle();
+        if self.engine.limits.prefetch && self.engine.keeps() && nothing_yet && expected {
             (self.plan, self.planned_at) = (Plan::Prefetch { attempt: 1 }, Instant::now());
         }
     }
@@ -324,6 +326,9 @@ impl Worker {
             return Ok(issued);
         }
         self.keep(token);
+        if self.plan == Plan::Renew && self.last_use.get() == 0 {
+            self.unused_renewals += 1;
+        }
         let renew_at =
             policy::renew_at(wall, grant.expires_at, self.engine.limits.longest_retention, self.jitter.f64());
         let after = renew_at.duration_since(wall).unwrap_or_default();
@@ -357,7 +362,7 @@ impl Worker {
             reason = refusal.reason(), message = %refusal.message(), ?duration, still_valid = valid.is_some(),
             "cannot fetch credentials"
         );
-        let proven = flush || self.tokens.knows(&token.digest, self.engine.clock.now());
+        let proven = self.tokens.knows(&token.digest, self.engine.clock.now());
         if is_verdict {
             self.restraint.refused(token.digest, proven, refusal, now);
         }
@@ -427,8 +432,9 @@ impl Worker {
             Plan::Renew => Priority::Renewal,
         };
         if self.plan == Plan::Renew && self.is_idle() {
-            // Served until it expires; whoever asks after that fetches.
-            self.plan = Plan::Wait;
+            // Nobody would renew it any more, so whoever came last would be served its last minutes: the first request
+            // fetches instead.
+            self.forget();
             return;
         }
         match self.newest_token() {
@@ -442,25 +448,27 @@ impl Worker {
         }
     }
 
-    /// Whether nobody asked since the credentials were prefetched and renewed once.
-    fn is_idle(&mut self) -> bool {
-        if self.last_use.get() > 0 {
-            return false;
-        }
-        self.unused_renewals += 1;
-        self.unused_renewals > policy::UNUSED_RENEWALS
+    /// Whether nobody ever asked for the credentials, which were prefetched and renewed.
+    fn is_idle(&self) -> bool {
+        self.last_use.get() == 0 && self.unused_renewals >= policy::UNUSED_RENEWALS
     }
 
-    /// The kubelet's token, else the one that was kept; an error if there may be one that cannot be read now.
-    fn newest_token(&self) -> Result<Option<Arc<PresentedToken>>, Unreadable> {
+    /// A token for a call of the worker's own: the kubelet's, else the one that was kept; an error if there may be one that
+    /// cannot be read now. It is a known one, so that the call's failure counts: one that did not would be tried again at
+    /// once.
+    fn newest_token(&mut self) -> Result<Option<Arc<PresentedToken>>, Unreadable> {
         let wall = self.engine.clock.now();
         let good = |token: &Arc<PresentedToken>| !token::expired(token.claims.expires_at, wall);
-        match (self.engine.tokens.newest(self.pod), self.kept_token.clone().filter(good)) {
-            (Ok(Some(token)), kept) => Ok(Some(Arc::new(token)).filter(good).or(kept)),
-            (_, Some(kept)) => Ok(Some(kept)),
-            (Ok(None), None) => Ok(None),
-            (Err(unreadable), None) => Err(unreadable),
+        let read = self.engine.tokens.newest(self.pod).map(|token| token.map(Arc::new).filter(good));
+        if let Ok(Some(token)) = &read {
+            // The word that the kubelet wrote it may come later than the token itself.
+            self.tokens.vouch(token.digest, token.claims.expires_at, wall);
+            return read;
         }
+        let Some(kept) = self.kept_token.clone().filter(good) else { return read };
+        // Accepted once, and maybe pushed out since by tokens that end sooner.
+        self.tokens.accept(kept.digest, kept.claims.expires_at, wall);
+        Ok(Some(kept))
     }
 }
 
