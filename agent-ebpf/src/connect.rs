@@ -67,6 +67,11 @@ fn netns_cookie(ctx: &SockAddrContext) -> u64 {
 
 /// During an upgrade two agents are attached and every program of the chain runs: the older one may have refused this
 /// very connect for lack of a listener that we do have. Only our own refusal is taken back, never somebody's EPERM.
+///
+/// A program of somebody else that refuses connects to the target address with just this error, and runs before ours
+/// (attached to kubepods or below it, earlier), cannot be told from an older agent, and is overruled: the caller reaches
+/// its own pod's credentials, which it was to be kept from. One that answers with EPERM, the kernel's default, is not,
+/// nor is one further up, which runs after ours.
 #[inline(always)]
 fn clear_own_refusal() {
     // SAFETY: plain helper calls on this run's return value.

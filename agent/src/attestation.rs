@@ -157,7 +157,8 @@ impl Attestor {
         evidence = Evidence { cgroup: info.cgroup, user: Some(info.uid), ..evidence };
         let cgroup = check(&info, peer, local).map_err(|refusal| Unattested::Refused(refusal, evidence))?;
         // After the look-up, not before: a second socket, bound to the loopback device, can take over this 4-tuple,
-        // but only once the accepted socket has died. As long as that lives, the answer was about its peer.
+        // but only once the accepted socket has died. As long as that lives, the answer was about its peer. The same goes
+        // for a caller that resets its connection and leaves the port to somebody else before this is reached.
         match sys::tcp_state(accepted) {
             Ok(ESTABLISHED | CLOSE_WAIT) => {}
             Ok(_) | Err(_) => return Err(Unattested::Drop),
@@ -256,11 +257,15 @@ impl Attestor {
 
 /// Whether the answer is about the peer of the accepted socket, and says which cgroup it was made in.
 fn check(info: &SocketInfo, peer: SocketAddr, local: SocketAddr) -> Result<CgroupId, Refusal> {
-    // The kernel's look-up falls back to listeners, which have other addresses than were asked for.
+    // The kernel's look-up falls back to listeners, which have other addresses than were asked for. No attack needs this
+    // check alone: an established socket is found by its whole 4-tuple (`__inet_lookup_established`), and whatever else
+    // is returned, also what an sk_lookup program assigned, is a listener, which the next check refuses too.
     if (info.local, info.peer) != (peer, local) {
         return Err(Refusal::UnknownSocket);
     }
-    // Half-open sockets are refused: whoever may translate addresses in this namespace could aim at one.
+    // Half-open sockets are refused: whoever may translate addresses in this namespace could aim at one. They could also
+    // divert somebody's connection to themselves and aim at the established socket: CAP_NET_ADMIN over the host netns
+    // reads and rewrites what crosses its loopback in any case, so that is out of reach (SECURITY.md).
     if !matches!(info.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2) {
         return Err(Refusal::UnknownSocket);
     }

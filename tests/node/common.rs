@@ -101,16 +101,20 @@ pub(crate) fn must_refuse(
 
 /// Pods of one service account, with an association. Several are made at a time: most of it is waiting for the kernel.
 pub(crate) fn pods(node: &Node, service_account: &str, count: usize) -> Result<Vec<Pod>> {
-    const MAKERS: usize = 8;
+    const AT_A_TIME: usize = 8;
     thread::scope(|scope| {
-        let make = |maker| (maker..count).step_by(MAKERS).map(|_| node.pod(service_account)).collect();
-        let makers: Vec<_> = (0..MAKERS).map(|maker| scope.spawn(move || make(maker))).collect();
-        let mut all = Vec::with_capacity(count);
-        for maker in makers {
-            let made: Result<Vec<Pod>> = maker.join().map_err(|_| anyhow!("a maker of pods panicked"))?;
-            all.extend(made?);
+        let threads: Vec<_> = (0..AT_A_TIME.min(count))
+            .map(|first| {
+                scope.spawn(move || -> Result<Vec<Pod>> {
+                    (first..count).step_by(AT_A_TIME).map(|_| node.pod(service_account)).collect()
+                })
+            })
+            .collect();
+        let mut pods = Vec::with_capacity(count);
+        for thread in threads {
+            pods.extend(thread.join().map_err(|_| anyhow!("a thread that makes pods panicked"))??);
         }
-        Ok(all)
+        Ok(pods)
     })
 }
 

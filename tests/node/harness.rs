@@ -1,6 +1,5 @@
 //! The harness itself: what every other module relies on, shown without an agent.
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::{Read as _, Write as _},
     net::TcpListener,
@@ -14,12 +13,12 @@ use pod_identity_tests::{
     capture::Capture,
     cgroup::{Driver, Qos},
     client::Client,
-    eks_auth::CLUSTER,
+    eks_auth::{CLUSTER, EksAuth},
     http1,
     node::{Node, NodeSpec},
     pod::{Network, PodSpec},
     process::{must, run},
-    sigv4::{self, AccessKey, Signed},
+    sigv4::AccessKey,
     standin::control::{Effect, Rule},
     token::{Claims, Forgery, Issuer},
 };
@@ -190,17 +189,7 @@ fn a_capture_sees_what_crosses_an_interface_and_on_which() -> Result<()> {
 
 /// A call to the stand-in as the agent's SDK makes it, signed by `key`.
 fn call(node: &Node, key: &AccessKey, cluster: &str, token: &str) -> Result<http1::Response> {
-    let (host, path) = ("127.0.0.1:4430", format!("/clusters/{cluster}/assume-role-for-pod-identity"));
-    let body = json!({"token": token}).to_string();
-    let request = Signed { method: "POST", path: &path, query: "", headers: &[], body: body.as_bytes() };
-    let mut text = format!("POST {path} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
-    for (name, value) in sigv4::sign(key, "eu-central-1", "eks-auth", host, &request) {
-        write!(text, "{name}: {value}\r\n")?;
-    }
-    let mut stream = node.netns().within(|| std::net::TcpStream::connect(host))??;
-    stream.set_read_timeout(Some(Duration::from_secs(3)))?;
-    stream.write_all(format!("{text}\r\n{body}").as_bytes())?;
-    http1::read_response(&mut std::io::BufReader::new(stream), false)
+    node.netns().within(|| EksAuth::assume_role(key, cluster, token))?
 }
 
 fn error_of(response: &http1::Response) -> (u16, String) {

@@ -1,7 +1,6 @@
 //! The node tier: real namespaces, cgroups, programs and sockets on this machine's kernel. Needs root.
 mod attestation;
 mod bursts;
-mod capture;
 mod client_modes;
 mod common;
 mod contract;

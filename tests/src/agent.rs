@@ -211,9 +211,22 @@ impl Agent {
         self.process.signal(Signal::TERM)
     }
 
-    /// Stops it in its tracks, as a process that is starved of everything.
+    /// Stops it in its tracks, as a process that is starved of everything. When this returns all of its threads stand.
     pub fn freeze(&self) -> Result<()> {
-        self.process.signal(Signal::STOP)
+        self.process.signal(Signal::STOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("the agent to stand still", ANSWERS, || {
+            let stat = |entry: std::io::Result<fs::DirEntry>| fs::read_to_string(entry?.path().join("stat"));
+            // What follows the name, which is in parentheses, is the state.
+            let stands = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+            let all = fs::read_dir(&tasks)?.map(|entry| stat(entry).map(stands)).collect::<Result<Vec<_>, _>>()?;
+            Ok(all.into_iter().all(|stands| stands).then_some(()))
+        })
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
     }
 
     /// Stops its main thread, which learns of everything, and lets the one that serves go on.

@@ -79,9 +79,17 @@ impl Captured {
     /// Interfaces that carried any piece of this secret.
     #[must_use]
     pub fn interfaces_that_carried(&self, secret: &str) -> Vec<&str> {
+        self.packets_that_carried(secret).into_keys().collect()
+    }
+
+    /// How many packets carried any piece of this secret, by interface; interfaces that carried none are left out.
+    #[must_use]
+    pub fn packets_that_carried(&self, secret: &str) -> BTreeMap<&str, usize> {
         let pieces: Vec<&[u8]> = secret.as_bytes().chunks_exact(PIECE).collect();
-        let carried = |packet: &Vec<u8>| pieces.iter().any(|piece| contains(packet, piece));
-        self.0.iter().filter(|(_, packets)| packets.iter().any(carried)).map(|(name, _)| name.as_str()).collect()
+        let carried = |packet: &&Vec<u8>| pieces.iter().any(|piece| contains(packet, piece));
+        let count = |packets: &[Vec<u8>]| packets.iter().filter(carried).count();
+        let counts = self.0.iter().map(|(name, packets)| (name.as_str(), count(packets)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 }
 

@@ -4,6 +4,10 @@ use serde_json::Value;
 
 use crate::starting_line::StartingLine;
 
+mod tally;
+
+pub use tally::Tally;
+
 /// What became of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -28,7 +32,7 @@ pub struct Answer {
     /// How long connecting took.
     pub connect_us: u64,
     /// Requests until this answer: more than one when the client was told to come back.
-    pub tries: u32,
+    pub attempts: u32,
     /// From sending the (first) request to the whole answer.
     pub latency_us: u64,
 }
@@ -159,11 +163,11 @@ impl Client {
 
     /// Making a request up to so many times while it is answered with 503, as late as `Retry-After` says, as SDKs do.
     #[must_use]
-    pub fn tries(self, count: u32) -> Self {
-        self.arg("--tries", &count.to_string())
+    pub fn attempts(self, count: u32) -> Self {
+        self.arg("--attempts", &count.to_string())
     }
 
-    /// Beginning when a [`StartingLine`](crate::starting_line::StartingLine) lets it.
+    /// Beginning when a [`StartingLine`] lets it.
     #[must_use]
     pub fn from_line(self, line: &StartingLine) -> Self {
         self.arg("--starting-line", &line.path().to_string_lossy())
@@ -198,6 +202,18 @@ impl Client {
     #[must_use]
     pub fn timeout_ms(self, ms: u64) -> Self {
         self.arg("--timeout-ms", &ms.to_string())
+    }
+
+    /// So many times, each on a connection of its own, one after the other; [`Tally`] says what came of it.
+    #[must_use]
+    pub fn tries(self, count: u64) -> Self {
+        self.arg("--tries", &count.to_string())
+    }
+
+    /// Each try with its token garbled in a way of its own.
+    #[must_use]
+    pub fn garbled(self, seed: u64) -> Self {
+        self.arg("--garble", &seed.to_string())
     }
 
     /// Any other argument of `pod-client`.

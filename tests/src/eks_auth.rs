@@ -1,8 +1,10 @@
 //! EKS Auth of a test node: the stand-in's process, and a test's hand on it.
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     fs,
     io::{BufReader, Write as _},
+    net::TcpStream,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
@@ -17,7 +19,7 @@ use crate::{
     http1,
     netns::Netns,
     process::{Process, binary, eventually},
-    sigv4::AccessKey,
+    sigv4::{self, AccessKey, Signed},
     standin::control::{Association, Counters, Effect, Rule},
     tls::Issued,
     token::{Issuer, random_hex},
@@ -192,6 +194,21 @@ impl EksAuth {
     /// How calls were answered so far: `ok`, or errors' types.
     pub fn outcomes(&self) -> Result<BTreeMap<String, u64>> {
         Ok(self.counters()?.by_outcome)
+    }
+
+    /// A call as the agent's SDK makes it, signed by `key`, made where the calling thread is: the node's namespace.
+    pub fn assume_role(key: &AccessKey, cluster: &str, token: &str) -> Result<http1::Response> {
+        let path = format!("/clusters/{cluster}/assume-role-for-pod-identity");
+        let body = json!({"token": token}).to_string();
+        let request = Signed { method: "POST", path: &path, query: "", headers: &[], body: body.as_bytes() };
+        let mut text = format!("POST {path} HTTP/1.1\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in sigv4::sign(key, REGION, "eks-auth", ADDRESS, &request) {
+            write!(text, "{name}: {value}\r\n")?;
+        }
+        let mut stream = TcpStream::connect(ADDRESS)?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.write_all(format!("{text}\r\n{body}").as_bytes())?;
+        http1::read_response(&mut BufReader::new(stream), false)
     }
 
     fn tell(&self, method: &str, path: &str, what: &impl Serialize) -> Result<()> {

@@ -1,12 +1,20 @@
 //! A pod: cgroups with processes in them, a network namespace, and a token volume; made and removed in the kubelet's
 //! order, each step callable by itself.
-use std::{fs, net::Ipv4Addr, path::PathBuf, process::Output, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    path::PathBuf,
+    process::{Command, Output},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
+use serde::de::DeserializeOwned;
 
 use crate::{
     cgroup::{Cgroup, Qos},
-    client::{Answer, Client},
+    client::{Answer, Client, Tally},
     kubelet::TokenVolume,
     netns::Netns,
     node::Ground,
@@ -23,6 +31,9 @@ use sandbox::Sandbox;
 
 /// For anything that runs in a pod, unless the test says otherwise.
 const RUNS: Duration = Duration::from_secs(30);
+
+/// For 10⁵ requests, on a machine that may be busy.
+const RUNS_LONG: Duration = Duration::from_mins(10);
 
 /// What a pod is to be like.
 #[derive(Clone, Debug)]
@@ -276,6 +287,11 @@ impl Pod {
         self.container(container)?.ask(client)
     }
 
+    /// Makes many requests from its container `app`.
+    pub fn tally(&self, client: &Client) -> Result<Tally> {
+        tally_with(&mut self.container("app")?.command_line()?, client)
+    }
+
     /// Makes one request from its container `app`.
     pub fn ask_once(&self, client: &Client) -> Result<Answer> {
         self.ask(client)?.pop().context("the client printed nothing")
@@ -295,8 +311,18 @@ impl Pod {
 
     /// Makes requests from a process that is in its network namespace but in another cgroup.
     pub fn ask_from_cgroup(&self, cgroup: &Cgroup, client: &Client) -> Result<Vec<Answer>> {
+        ask_with(&mut self.enter_from(cgroup)?, client)
+    }
+
+    /// Makes many requests from a process that is in its network namespace but in another cgroup.
+    pub fn tally_from_cgroup(&self, cgroup: &Cgroup, client: &Client) -> Result<Tally> {
+        tally_with(&mut self.enter_from(cgroup)?, client)
+    }
+
+    /// The beginning of a command line that runs in its network namespace but in another cgroup.
+    pub fn enter_from(&self, cgroup: &Cgroup) -> Result<Command> {
         let sandbox = self.sandbox.as_ref().context("this pod has no sandbox")?;
-        ask_with(&mut sandbox.way(&self.ground).enter(cgroup)?, client)
+        sandbox.way(&self.ground).enter(cgroup)
     }
 }
 
@@ -306,9 +332,18 @@ fn sign_token(spec: &PodSpec) -> Result<String> {
 }
 
 /// Runs `pod-client` at the end of a command line, and reads what it prints.
-pub fn ask_with(command: &mut std::process::Command, client: &Client) -> Result<Vec<Answer>> {
+pub fn ask_with(command: &mut Command, client: &Client) -> Result<Vec<Answer>> {
+    read_with(command, client, RUNS)
+}
+
+/// Runs a `pod-client` that makes many requests at the end of a command line.
+pub fn tally_with(command: &mut Command, client: &Client) -> Result<Tally> {
+    read_with(command, client, RUNS_LONG)?.pop().context("the client printed nothing")
+}
+
+fn read_with<T: DeserializeOwned>(command: &mut Command, client: &Client, timeout: Duration) -> Result<Vec<T>> {
     let (args, input) = client.invocation();
-    let output = run_with_input(command.arg(binary("pod-client")?).args(args), input, RUNS)?;
+    let output = run_with_input(command.arg(binary("pod-client")?).args(args), input, timeout)?;
     let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
     stdout.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()

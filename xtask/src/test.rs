@@ -34,6 +34,8 @@ enum Tier {
     Unit,
     /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
     Node,
+    /// Attacks on the agent and what comes of them, as a table. Needs root.
+    Attacks,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
 }
@@ -44,12 +46,13 @@ impl Tier {
             Self::Check => "check",
             Self::Unit => "unit",
             Self::Node => "node",
+            Self::Attacks => "attacks",
             Self::Sdk => "sdk",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Sdk)
+        matches!(self, Self::Node | Self::Attacks | Self::Sdk)
     }
 }
 
@@ -81,7 +84,7 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
         Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], options),
-        Tier::Node | Tier::Sdk => {
+        Tier::Node | Tier::Attacks | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
@@ -109,9 +112,9 @@ fn summary(tiers: &[Tier], ran: &[(Tier, bool, Duration)]) -> Result<()> {
         let name = tier.name();
         match ran.iter().find(|(done, ..)| done == tier) {
             Some((_, passed, duration)) => {
-                println!("  {name:<6} {} {:>7.1} s", if *passed { "passed" } else { "FAILED" }, duration.as_secs_f64());
+                println!("  {name:<7} {} {:>7.1} s", if *passed { "passed" } else { "FAILED" }, duration.as_secs_f64());
             }
-            None => println!("  {name:<6} not run"),
+            None => println!("  {name:<7} not run"),
         }
     }
     if let Some((tier, ..)) = ran.iter().find(|(_, passed, _)| !passed) {

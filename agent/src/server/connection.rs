@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, record, route};
 use crate::{
-    attestation::{Caller, Unattested},
+    attestation::{Caller, Evidence, Unattested},
     namespace::Namespace,
     pods::Admission,
     refusal::Refusal,
@@ -53,7 +53,9 @@ pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, str
     match context.attestor.attest(&namespace, &stream, peer, local).await {
         Ok(caller) => serve_caller(context, namespace, stream, caller, accepted).await,
         Err(Unattested::Drop) => {
-            context.metrics.refused(&Refusal::UnknownSocket);
+            // Without evidence: what the look-up said is about somebody else by now.
+            let nobody = Evidence::default();
+            record::refused(&context, &namespace, nobody, &Refusal::UnknownSocket, accepted.elapsed());
             reset(stream);
         }
         Err(Unattested::Refused(refusal, who)) => {

@@ -78,14 +78,19 @@ impl Container {
 
     /// A command that will run in it, as `kubectl exec` starts one.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let mut command = self.way.enter(&self.cgroup)?;
+        let mut command = self.command_line()?;
         command.arg(program);
         Ok(command)
     }
 
+    /// The beginning of a command line that runs in it.
+    pub fn command_line(&self) -> Result<Command> {
+        self.way.enter(&self.cgroup)
+    }
+
     /// Makes requests from it.
     pub fn ask(&self, client: &Client) -> Result<Vec<Answer>> {
-        ask_with(&mut self.way.enter(&self.cgroup)?, client)
+        ask_with(&mut self.command_line()?, client)
     }
 
     /// Ends it and removes its cgroup.

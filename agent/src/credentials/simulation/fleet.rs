@@ -127,8 +127,8 @@ impl Fleet {
         self.started.elapsed()
     }
 
-    /// Since the start.
-    pub(super) fn since_start(&self, at: SystemTime) -> Duration {
+    /// The time of day as time since the start.
+    pub(super) fn since_start(at: SystemTime) -> Duration {
         at.duration_since(UNIX_EPOCH + START).unwrap()
     }
 

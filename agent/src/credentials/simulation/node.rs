@@ -258,7 +258,7 @@ async fn tries(agent: &impl Agent, fleet: &Fleet, spec: &PodSpec, seen: &mut See
         let answer = timeout(HANGS_UP_AFTER, agent.ask(spec.uid(), fleet.token(spec.uid()))).await;
         seen.longest_request = seen.longest_request.max(fleet.now() - asked_at);
         if let Ok(Ok(expires_at)) = answer {
-            return fleet.since_start(expires_at);
+            return Fleet::since_start(expires_at);
         }
         seen.failed += 1;
         sleep(if attempt.is_multiple_of(3) { 30 * SECOND } else { SECOND }).await;

@@ -65,7 +65,7 @@ fn pods(until: Duration) -> impl Iterator<Item = PodSpec> {
 }
 
 /// A request and what came of it.
-struct Answered {
+struct Request {
     pod: PodUid,
     made_up: bool,
     asked_at: Duration,
@@ -80,7 +80,7 @@ struct Days {
     ours: Arc<Ours>,
     /// Evictions, flushes and ends, and requests of any kind.
     happened: Vec<(Duration, PodUid, Event)>,
-    answers: JoinSet<Answered>,
+    answers: JoinSet<Request>,
 }
 
 impl Days {
@@ -111,8 +111,8 @@ impl Days {
         };
         self.answers.spawn(async move {
             let asked_at = fleet.now();
-            let answer = ours.ask(pod, asked_with).await.map(|expires_at| fleet.since_start(expires_at));
-            Answered { pod, made_up: made_up.is_some(), asked_at, answered_at: fleet.now(), answer }
+            let answer = ours.ask(pod, asked_with).await.map(Fleet::since_start);
+            Request { pod, made_up: made_up.is_some(), asked_at, answered_at: fleet.now(), answer }
         });
     }
 
@@ -127,8 +127,8 @@ impl Days {
         })
     }
 
-    fn check_answer(&self, asked: &Answered) -> TestCaseResult {
-        let Answered { pod, made_up, asked_at, answered_at, answer } = asked;
+    fn check_answer(&self, request: &Request) -> TestCaseResult {
+        let Request { pod, made_up, asked_at, answered_at, answer } = request;
         let told = || format!("{pod} asked at {asked_at:?}, answered at {answered_at:?}: {answer:?}");
         prop_assert!(*answered_at - *asked_at <= Duration::from_millis(900), "{}", told());
         if self.any(*pod, Duration::ZERO, *answered_at, &[Event::End]) {
@@ -139,18 +139,14 @@ impl Days {
             return Ok(());
         }
         let well = self.fleet.answers(*asked_at);
-        match answer {
-            Ok(expires_at) => {
-                let left = expires_at.saturating_sub(*answered_at);
-                prop_assert!(!left.is_zero(), "expired: {}", told());
-                let life = self.fleet.pods[pod].life;
-                prop_assert!(!well || left >= least_left(life), "short: {}", told());
-            }
-            Err(_) => {
-                prop_assert!(!well, "not served while EKS Auth answers: {}", told());
-                prop_assert!(!self.held(*pod, *asked_at), "not served what is valid: {}", told());
-            }
-        }
+        let Ok(expires_at) = answer else {
+            prop_assert!(!well, "not served while EKS Auth answers: {}", told());
+            prop_assert!(!self.held(*pod, *asked_at), "not served what is valid: {}", told());
+            return Ok(());
+        };
+        let left = expires_at.saturating_sub(*answered_at);
+        prop_assert!(!left.is_zero(), "expired: {}", told());
+        prop_assert!(!well || left >= least_left(self.fleet.pods[pod].life), "short: {}", told());
         Ok(())
     }
 
@@ -206,8 +202,8 @@ async fn live(steps: Vec<Step>, spells: Vec<Spell>) -> TestCaseResult {
     let eks_auth = EksAuth::new(&fleet, LATENCY);
     let ours = Ours::new(&eks_auth, limits(1));
     let mut kubelet = JoinSet::new();
-    for spec in fleet.pods.values().copied() {
-        let (fleet, ours) = (Arc::clone(&fleet), Arc::clone(&ours));
+    for spec in fleet.pods.values() {
+        let (fleet, ours, spec) = (Arc::clone(&fleet), Arc::clone(&ours), *spec);
         ours.appeared(spec.uid());
         kubelet.spawn(async move {
             loop {

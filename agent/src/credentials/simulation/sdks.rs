@@ -32,10 +32,9 @@ impl Sdk {
     /// How long before the expiration it asks again, by what is left when it gets them; `None` when it asks by the clock.
     pub(super) fn window(self, left: Duration) -> Option<Duration> {
         match self {
-            Self::Botocore | Self::DotNet => Some(15 * MINUTE),
-            Self::Go | Self::JavaScript => Some(5 * MINUTE),
             Self::Java if left >= 90 * MINUTE => Some(60 * MINUTE),
-            Self::Java => Some(15 * MINUTE),
+            Self::Botocore | Self::DotNet | Self::Java => Some(15 * MINUTE),
+            Self::Go | Self::JavaScript => Some(5 * MINUTE),
             Self::Rust => Some(10 * SECOND),
             Self::Cpp | Self::CommandLine { .. } => None,
         }

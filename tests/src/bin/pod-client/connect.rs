@@ -19,7 +19,9 @@ use rustix::{
     },
 };
 
-use crate::{forge, pass, uring};
+use pod_identity_tests::sockets;
+
+use crate::{forge, uring};
 
 /// How to connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -63,9 +65,9 @@ pub(crate) enum Mode {
     ShutWr,
     /// A datagram socket: nothing is sent
     Udp,
-    /// A socket that another process made and gave over a unix socket (--unix)
+    /// A socket that another process made and gives over a unix socket (--unix)
     TakenSocket,
-    /// The process that makes that socket and gives it away
+    /// The process that makes such sockets and gives them away, until it is killed
     GiveSocket,
     /// Not connected: the address is listened on for a moment, and the exit code says whether that worked
     Listen,
@@ -102,7 +104,7 @@ pub(crate) fn open(
         return Ok(Connection::Datagram { peer: socket.peer_addr()?, local: socket.local_addr()? });
     }
     let socket = match mode {
-        Mode::TakenSocket => pass::take(unix.context("--unix is missing")?)?,
+        Mode::TakenSocket => sockets::take(unix.context("--unix is missing")?)?,
         _ => make(mode, to)?,
     };
     set_socket_timeout(&socket, Timeout::Recv, Some(timeout))?;

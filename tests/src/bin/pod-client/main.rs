@@ -12,17 +12,21 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
-use pod_identity_tests::{client::Answer, http1};
+use pod_identity_tests::{
+    client::{Answer, Tally},
+    http1,
+};
 
 mod connect;
 mod forge;
+mod garble;
 mod pass;
 mod uring;
 
 use connect::{Connection, Mode};
 
 /// Asks for credentials as clients in pods do, or as they should not
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(args_override_self = true)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Args {
@@ -71,6 +75,12 @@ struct Args {
     /// Clients at once
     #[arg(long, default_value_t = 1)]
     clients: usize,
+    /// So many times, each on a connection of its own; a tally is printed instead of answers
+    #[arg(long)]
+    tries: Option<u64>,
+    /// With --tries: garble Authorization, each time in a way that follows from this number and that of the try
+    #[arg(long, requires = "tries")]
+    garble: Option<u64>,
     /// Close the connection so long after sending, without reading
     #[arg(long)]
     hang_up_after_ms: Option<u64>,
@@ -83,9 +93,9 @@ struct Args {
     /// Try again for so long while the connection is refused, as SDKs do
     #[arg(long, default_value_t = 0)]
     connect_within_ms: u64,
-    /// Make a request again so often at most while the answer is 503, when that says so
+    /// Make a request so often at most while the answer is 503, when that says so
     #[arg(long, default_value_t = 1)]
-    tries: u32,
+    attempts: u32,
     /// Unix socket to connect to first: when the other side closes, clients begin
     #[arg(long)]
     starting_line: Option<PathBuf>,
@@ -94,6 +104,9 @@ struct Args {
     timeout_ms: u64,
 }
 
+/// Ports from --bind upwards that --tries binds in turn.
+const PORTS: u64 = 15_000;
+
 fn main() -> Result<()> {
     let args = Arc::new(Args::parse());
     if args.mode == Mode::GiveSocket {
@@ -101,6 +114,10 @@ fn main() -> Result<()> {
     }
     if args.mode == Mode::Listen {
         return Ok(std::net::TcpListener::bind(args.to).map(drop)?);
+    }
+    if let Some(tries) = args.tries {
+        println!("{}", serde_json::to_string(&tally(&args, tries))?);
+        return Ok(());
     }
     let mut input = Vec::new();
     if args.raw_answers.is_some() {
@@ -123,10 +140,35 @@ fn main() -> Result<()> {
     let mut out = io::stdout().lock();
     for thread in threads {
         for answer in thread.join().map_err(|_| anyhow!("a client panicked"))? {
-            writeln!(out, "{}", serde_json::to_string(&answer)?)?;
+            // In one piece: other clients may write into the same pipe.
+            let mut line = serde_json::to_string(&answer)?;
+            line.push('\n');
+            out.write_all(line.as_bytes())?;
         }
     }
     Ok(())
+}
+
+/// Many connections with a request each.
+fn tally(args: &Args, tries: u64) -> Tally {
+    let mut tally = Tally::default();
+    let mut args = args.clone();
+    let (headers, bind) = (args.headers.clone(), args.bind);
+    for number in 0..tries {
+        if let Some(seed) = args.garble {
+            args.headers = headers.iter().map(|header| garble::header(header, seed, number)).collect();
+        }
+        // A port of its own each time, where one was asked for.
+        let spread = |address: SocketAddr| {
+            let port = address.port() + u16::try_from(number % PORTS).unwrap_or_default();
+            SocketAddr::new(address.ip(), if address.port() == 0 { 0 } else { port })
+        };
+        args.bind = bind.map(spread);
+        for answer in converse(&args, &[], 0) {
+            tally.add(&answer);
+        }
+    }
+    tally
 }
 
 /// All requests of one client.
@@ -156,7 +198,7 @@ fn converse(args: &Args, input: &[u8], client: usize) -> Vec<Answer> {
         } else {
             Vec::new()
         };
-        match exchange_until_served(args, &mut reader, &bytes, &mut answer.tries) {
+        match exchange_until_served(args, &mut reader, &bytes, &mut answer.attempts) {
             Ok(Some(response)) => {
                 answer.status = Some(response.status);
                 answer.body = response.text();
@@ -203,12 +245,12 @@ fn exchange_until_served(
     args: &Args,
     reader: &mut BufReader<TcpStream>,
     bytes: &[u8],
-    tries: &mut u32,
+    attempts: &mut u32,
 ) -> Result<Option<http1::Response>> {
     loop {
-        *tries += 1;
+        *attempts += 1;
         let response = exchange(args, reader, bytes)?;
-        match response.as_ref().filter(|response| response.status == 503 && *tries < args.tries) {
+        match response.as_ref().filter(|response| response.status == 503 && *attempts < args.attempts) {
             None => return Ok(response),
             Some(refused) => {
                 let after = refused.header("retry-after").context("503 without Retry-After")?;
