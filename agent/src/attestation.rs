@@ -257,15 +257,16 @@ impl Attestor {
 
 /// Whether the answer is about the peer of the accepted socket, and says which cgroup it was made in.
 fn check(info: &SocketInfo, peer: SocketAddr, local: SocketAddr) -> Result<CgroupId, Refusal> {
-    // The kernel's look-up falls back to listeners, which have other addresses than were asked for. No attack needs this
-    // check alone: an established socket is found by its whole 4-tuple (`__inet_lookup_established`), and whatever else
-    // is returned, also what an sk_lookup program assigned, is a listener, which the next check refuses too.
+    // The kernel's look-up falls back to listeners, which have other addresses than were asked for. The next check refuses
+    // those too: what the kernel says itself is the socket of the whole 4-tuple (`__inet_lookup_established`) or else a
+    // listener, also where an sk_lookup program chose it. This one is what an answer to another question fails on.
     if (info.local, info.peer) != (peer, local) {
         return Err(Refusal::UnknownSocket);
     }
-    // Half-open sockets are refused: whoever may translate addresses in this namespace could aim at one. They could also
-    // divert somebody's connection to themselves and aim at the established socket: CAP_NET_ADMIN over the host netns
-    // reads and rewrites what crosses its loopback in any case, so that is out of reach (SECURITY.md).
+    // Half-open sockets are refused: whoever may translate addresses in this namespace could aim at one; and with 64 ns of
+    // luck (initial sequence numbers follow a clock) a second socket on the 4-tuple stays half open without breaking the
+    // accepted one. Who may translate could also divert somebody's connection to themselves and aim at its established
+    // socket: CAP_NET_ADMIN over the host netns reads and rewrites all of its loopback in any case (SECURITY.md).
     if !matches!(info.state, ESTABLISHED | FIN_WAIT1 | FIN_WAIT2) {
         return Err(Refusal::UnknownSocket);
     }

@@ -19,6 +19,8 @@ fn forged_answers(attack: &Attack) -> Result<crate::attack::Outcome> {
     let scene = Scene::new()?;
     let agent = scene.agent()?;
     as_an_sdk(&scene.victim)?;
+    // The agent's socket has an address from its first question on.
+    as_an_sdk(&scene.thief)?;
     let cgroup_id = scene.victim.container("app")?.cgroup().id()?.to_string();
     let client = directly(scene.stolen())
         .mode("forged-answer")

@@ -9,6 +9,7 @@ use pod_identity_tests::{
     node::Node,
     pod::{Pod, PodSpec},
     process::eventually,
+    sockets::Maker,
 };
 
 use crate::common::{ask_from_new_namespaces, must_be_granted, served};
@@ -86,11 +87,10 @@ fn a_pods_end_resets_connections_that_outlive_it() -> Result<()> {
     let served = served()?;
     let mut ending = served.node.pod("ending")?;
     // A process outside of the pod holds a socket that the pod made: nothing else can outlive a pod.
-    let unix = served.node.dir().join("handed-over.sock");
-    let path = unix.to_string_lossy().into_owned();
+    let maker = Maker::start(&ending, served.node.dir())?;
     let client = Client::with_token(ending.token())
         .mode("taken-socket")
-        .arg("--unix", &path)
+        .arg("--unix", &maker.unix().to_string_lossy())
         .requests(2)
         .pause_ms(1500)
         .timeout_ms(4000);
@@ -98,8 +98,6 @@ fn a_pods_end_resets_connections_that_outlive_it() -> Result<()> {
     // The holder lives in a namespace that stays: that of the other pod, whose socket it is not.
     let answers = std::thread::scope(|scope| -> Result<Vec<Answer>> {
         let holding = scope.spawn(|| served.pod.ask_from_cgroup(&outside, &client));
-        eventually("the holder to listen", SOON, || Ok(unix.exists().then_some(())))?;
-        ending.ask(&Client::new().mode("give-socket").arg("--unix", &path))?;
         served.agent.wait_for_metric("pod_identity_connections", 1.0, SOON)?;
         eventually("the first answer", SOON, || {
             Ok((served.agent.metric("pod_identity_grants_total")? > 0.5).then_some(()))

@@ -23,8 +23,8 @@ pub(crate) fn answers(client: SocketAddrV4, server: SocketAddrV4, cgroup_id: u64
     for address in addresses()? {
         for sequence in 0..SEQUENCES {
             let forged = answer(client, server, cgroup_id, sequence);
-            // Refused by sockets that are connected to the kernel: that is what is to be shown, elsewhere.
-            let _ = rustix::net::sendto(&sender, &forged, SendFlags::empty(), &SocketAddrNetlink::new(address, 0));
+            // Refused by sockets that are connected to the kernel: that is what is to be shown, elsewhere. Others may be full.
+            let _ = rustix::net::sendto(&sender, &forged, SendFlags::DONTWAIT, &SocketAddrNetlink::new(address, 0));
         }
     }
     let mut got = [0_u8; 512];
