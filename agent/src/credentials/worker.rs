@@ -183,10 +183,12 @@ impl Worker {
         Some(issued)
     }
 
-    /// Somebody waits for what is under way.
+    /// Somebody waits for what is under way. A pod that keeps failing gets no further ahead with it than with a call of its
+    /// client's own: a thousand of them would have EKS Auth to themselves.
     fn hurry(&mut self) {
+        let priority = self.restraint.priority();
         if let Some(Fetch { stage: Stage::Queued(turn), .. }) = &mut self.fetch {
-            turn.raise(Priority::Waiting);
+            turn.raise(priority);
         }
     }
 

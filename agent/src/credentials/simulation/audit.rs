@@ -23,7 +23,8 @@ struct Next {
 pub(super) fn audit(fleet: &Fleet, pod: &PodSpec, limits: &Limits, began: Duration, calls: &[Call]) {
     let mut jitter = fastrand::Rng::with_seed(jitter_seed(limits.seed, pod.uid()));
     let mut next = Next { earliest: began, due: Some(began) };
-    let (mut failures, mut granted) = (0, 0);
+    // Renewals are of something valid; what came after its end is a prefetch again, or what a client asked for.
+    let (mut failures, mut renewals, mut expires_at) = (0, 0, Duration::ZERO);
     for (number, call) in calls.iter().enumerate() {
         let told = || format!("call {number} of {pod:?} at {:?}\n{calls:#?}", call.at);
         assert!(call.at >= next.earliest, "early by {:?}: {}", next.earliest - call.at, told());
@@ -34,11 +35,12 @@ pub(super) fn audit(fleet: &Fleet, pod: &PodSpec, limits: &Limits, began: Durati
         };
         let jitter = jitter.f64();
         if call.reply == Reply::Granted {
-            (failures, granted) = (0, granted + 1);
-            let period = longest_period(call.at + pod.life - ended, limits.longest_retention);
+            (failures, renewals) = (0, renewals + usize::from(ended < expires_at));
+            expires_at = call.at + pod.life;
+            let period = longest_period(expires_at - ended, limits.longest_retention);
             let due = ended + period.mul_f64(1.0 - 0.1 * jitter);
             // Nobody has asked by then: the pod's own request is what fetches.
-            let used = granted < 2 || pod.first_ask().is_some_and(|first| first < due);
+            let used = renewals == 0 || pod.first_ask().is_some_and(|first| first < due);
             next = Next { earliest: due, due: used.then_some(due) };
             if !used {
                 next.earliest = pod.first_ask().unwrap_or(pod.ends);
@@ -47,9 +49,12 @@ pub(super) fn audit(fleet: &Fleet, pod: &PodSpec, limits: &Limits, began: Durati
             failures += 1;
             let back_off = (SECOND * (1 << (failures - 1).min(16))).min(30 * SECOND).mul_f64(1.0 + 0.1 * jitter);
             let held = if call.reply == Reply::Refused { back_off.min(REFUSAL_HOLDS) } else { back_off };
-            // A client that has nothing comes again after half a minute, a prefetch after its back-off.
+            // A client that has nothing comes again after half a minute. Nobody else is waited for once nothing is valid.
             let asks = pod.first_ask().is_some_and(|first| first < ended);
-            next = Next { earliest: ended + held, due: (asks || granted > 0).then_some(ended + back_off + MINUTE) };
+            next = Next {
+                earliest: ended + held,
+                due: (asks || ended + back_off < expires_at).then_some(ended + back_off + MINUTE),
+            };
         }
     }
     let end = pod.ends;

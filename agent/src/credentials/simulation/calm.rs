@@ -1,12 +1,16 @@
 //! Nothing is wrong: the number of calls is the formula's, for every pod.
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     DAY, FIFTY_NINE_MINUTES, HOUR, LATENCY, MINUTE, SECOND, SIX_HOURS,
     audit::audit,
     eks_auth::EksAuth,
     fleet::{Fleet, PodSpec, ROTATION},
-    formula::{Bounds, calls_of_all, calls_without_queue},
+    formula::{Bounds, Periods, calls_of_all, calls_without_queue},
     node::{Ours, Seen, limits, run},
     pods_of,
     sdks::{SDKS, Sdk},
@@ -158,4 +162,14 @@ async fn without_the_kubelets_files_a_rotation_costs_one_call() {
         assert!(bounds.least <= calls && calls <= most, "{calls} calls, {} to {most}, {spec:?}", bounds.least);
     }
     assert_served_well(&seen);
+}
+
+#[test]
+fn pods_and_agents_that_begin_together_drift_apart() {
+    let first_period = |number, seed| Periods::new(&PodSpec::new(number, DAY), &limits(seed), LATENCY).next();
+    let of_pods: BTreeSet<Duration> = (0..100).map(|number| first_period(number, 1)).collect();
+    let of_agents: BTreeSet<Duration> = (0..100).map(|seed| first_period(0, seed)).collect();
+    assert_eq!((of_pods.len(), of_agents.len()), (100, 100));
+    let spread = |periods: &BTreeSet<Duration>| *periods.last().unwrap() - *periods.first().unwrap();
+    assert!(spread(&of_pods) > 15 * MINUTE && spread(&of_agents) > 15 * MINUTE);
 }

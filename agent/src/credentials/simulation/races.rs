@@ -22,6 +22,8 @@ use super::{
 use crate::{
     credentials::{
         Clock, Credentials, Engine, Grant, Issued, NoTokens, PresentedToken, State, Upstream, UpstreamFuture,
+        engine::Limits,
+        gate::{Outcome, Priority},
         handle::Message,
     },
     metrics::Metrics,
@@ -45,6 +47,10 @@ enum Step {
     },
     Evict,
     Flush,
+    /// Another pod's call holds the gate's only place.
+    Busy {
+        millis: u64,
+    },
     End,
 }
 
@@ -77,6 +83,7 @@ fn schedules() -> impl Strategy<Value = Vec<At>> {
         3 => (0..3_u8).prop_map(|token| Step::Vouch { token }),
         1 => Just(Step::Evict),
         1 => Just(Step::Flush),
+        2 => (0..6_u64).prop_map(|millis| Step::Busy { millis }),
         1 => Just(Step::End),
     ];
     vec((0..12_u64, 0..4_usize, step).prop_map(|(millisecond, turns, step)| At { millisecond, turns, step }), 1..16)
@@ -156,6 +163,7 @@ async fn turns(count: usize) {
 }
 
 struct Pod {
+    engine: Arc<Engine>,
     credentials: Credentials,
     ended: CancellationToken,
     clock: Clock,
@@ -175,6 +183,11 @@ impl Pod {
             Step::Vouch { token } => vouch(&self.credentials, &self.token(token)),
             Step::Evict => drop(self.credentials.messages.try_send(Message::Evict)),
             Step::Flush => flush(&self.credentials),
+            Step::Busy { millis } => {
+                let permit = self.engine.gate.enter(Priority::Waiting).admitted().await;
+                sleep(Duration::from_millis(millis)).await;
+                permit.finish(Outcome::Answered);
+            }
             Step::End => {
                 self.ended.cancel();
                 self.observed.lock().unwrap().ended_at.get_or_insert_with(Instant::now);
@@ -205,21 +218,22 @@ impl Pod {
 async fn explore(schedule: Vec<At>, answers: Vec<Answering>) -> Result<(), TestCaseError> {
     let (clock, observed) = (Clock::virtual_from(UNIX_EPOCH + 500_000 * HOUR), Arc::<Mutex<Observed>>::default());
     let upstream = Script { answers: answers.into(), observed: Arc::clone(&observed), clock: clock.clone() };
-    let metrics = Arc::new(Metrics::new());
+    let (limits, metrics) = (Limits { upstream_concurrency: 1, ..limits(1) }, Arc::new(Metrics::new()));
     let tokens = Arc::new(NoTokens);
-    let engine = Engine::new(Arc::new(upstream), tokens, clock.clone(), limits(1), metrics, Handle::current());
+    let engine = Engine::new(Arc::new(upstream), tokens, clock.clone(), limits, metrics, Handle::current());
     let (ended, uid): (_, PodUid) = (CancellationToken::new(), UID.parse().unwrap());
     let credentials = engine.open(uid, ended.clone());
-    let pod = Arc::new(Pod { credentials, ended, clock, observed });
+    let pod = Arc::new(Pod { engine: Arc::clone(&engine), credentials, ended, clock, observed });
     let (mut tasks, started) = (JoinSet::new(), Instant::now());
+    let busy: u64 = schedule.iter().map(|at| if let Step::Busy { millis } = at.step { millis } else { 0 }).sum();
     let last = schedule.iter().map(|at| at.millisecond).max().unwrap_or(0);
     for at in schedule {
         let pod = Arc::clone(&pod);
         tasks.spawn(async move { pod.take(at).await });
     }
-    // A token waits for three others at most and then for its own call; a flush may come between. Nobody waits longer than
-    // that: who is not woken is found here.
-    let patience = Duration::from_millis(last + 8 * (LONGEST_CALL + 1));
+    // A token waits for three others at most and then for its own call, each behind other pods'; a flush may come between.
+    // Nobody waits longer than that: who is not woken is found here.
+    let patience = Duration::from_millis(last + busy + 8 * (LONGEST_CALL + 1));
     let all = timeout(patience, tasks.join_all()).await;
     prop_assert!(all.is_ok(), "somebody waits still after {:?}", started.elapsed());
 

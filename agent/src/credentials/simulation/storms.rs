@@ -107,3 +107,26 @@ async fn an_outage_longer_than_a_tokens_life_ends_what_expires_and_nothing_else(
     assert!(seen.longest_wait + MINUTE >= dark && seen.longest_wait < dark + 2 * MINUTE, "{dark:?} {seen:?}");
     audit(&fleet, &pod, &limits(1), Duration::ZERO, &calls);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_eks_auth_sees_each_pod_once_and_then_thirteen_calls_a_second_however_many_pods_there_are() {
+    let pods = |number| PodSpec::new(number, 3 * MINUTE).asks(SDKS[0], 20 * SECOND);
+    let fleet = Fleet::with((0..1000).map(pods), &[Spell::new(Duration::ZERO, HOUR, Fault::Down)]);
+    let eks_auth = EksAuth::new(&fleet, LATENCY);
+    run(&Ours::new(&eks_auth, limits(1)), &fleet).await;
+    let most = 1000 + (3 + 10) * (180 + 1);
+    let calls = eks_auth.total();
+    assert!(2000 < calls && calls <= most, "{calls} calls, at most {most}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_eks_auth_throttles_one_call_is_made_after_each_pause_and_the_pauses_grow() {
+    let storm = Spell::new(Duration::ZERO, 10 * MINUTE, Fault::Throttles { above: 0 });
+    let fleet = Fleet::with((0..300).map(|number| PodSpec::new(number, 10 * MINUTE)), &[storm]);
+    let eks_auth = EksAuth::new(&fleet, LATENCY);
+    run(&Ours::new(&eks_auth, limits(1)), &fleet).await;
+    // Three at once, then pauses of at least 0.5, 1, 2, 4, 8, 15, 15 … seconds, and what the halved limit lets in after the
+    // first of them: three for each second of the pause before.
+    let (calls, most) = (eks_auth.total(), 3 + 6 * 3 + (600 - 15) / 15);
+    assert!(20 < calls && calls <= most, "{calls} calls, at most {most}");
+}

@@ -138,6 +138,14 @@ impl Drop for Owners {
     }
 }
 
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -161,6 +169,8 @@ fn other_threads_see_states_in_order_and_nothing_after_the_end() {
         .collect();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        // A failure below ends the readers too, or the scope would wait for them for ever.
+        let stopping = StopOnDrop(&stop);
         let readers = [0, 1].map(|_| scope.spawn(|| read(&pods, &stop)));
         let askers = [1, 2].map(|seed| {
             scope.spawn({
@@ -182,7 +192,7 @@ fn other_threads_see_states_in_order_and_nothing_after_the_end() {
             pod.gone.store(true, Ordering::Release);
         }
         assert_eq!(ask(&pods, 4), (0, ROUNDS));
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         for reader in readers {
             assert!(reader.join().unwrap() > 0, "a reader that was served nothing shows nothing");
         }
