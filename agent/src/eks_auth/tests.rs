@@ -1,7 +1,7 @@
 //! Calls through the real SDK to a server on loopback: what its answers come to.
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant, UNIX_EPOCH},
@@ -265,6 +265,11 @@ async fn a_node_without_credentials_calls_nobody() {
     assert_eq!(server.connections(), 0);
 }
 
+/// Kept while anything is captured. With a single subscriber in the process, a log line that is first come by in another
+/// test's thread, where there is none, is switched off for all threads: tracing asks that thread alone.
+static SECOND_SUBSCRIBER: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+
 /// Runs `work` and returns what was logged meanwhile, as verbosely as operators can ask for.
 async fn logged<T>(work: impl Future<Output = T>) -> (T, String) {
     #[derive(Clone, Default)]
@@ -278,6 +283,7 @@ async fn logged<T>(work: impl Future<Output = T>) -> (T, String) {
             Ok(())
         }
     }
+    LazyLock::force(&SECOND_SUBSCRIBER);
     let lines = Lines::default();
     let writer = lines.clone();
     let filter =
