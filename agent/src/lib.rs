@@ -21,6 +21,7 @@ pub mod probe;
 pub mod refusal;
 pub mod self_test;
 pub mod server;
+pub mod share;
 pub mod steering;
 mod sys;
 pub mod telemetry;

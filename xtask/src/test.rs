@@ -34,6 +34,8 @@ enum Tier {
     Unit,
     /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
     Node,
+    /// Pods at their worst, and what the others notice of it; one test at a time. Needs root.
+    Abuse,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
 }
@@ -44,12 +46,13 @@ impl Tier {
             Self::Check => "check",
             Self::Unit => "unit",
             Self::Node => "node",
+            Self::Abuse => "abuse",
             Self::Sdk => "sdk",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Sdk)
+        matches!(self, Self::Node | Self::Abuse | Self::Sdk)
     }
 }
 
@@ -80,26 +83,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
-        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], options),
-        Tier::Node | Tier::Sdk => {
+        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], options),
+        Tier::Node | Tier::Abuse | Tier::Sdk => {
             // The tests start these programs; cargo builds a package's own binaries only for its own tests.
             let programs = ["build", "--locked", "-p", "pod-identity-agent", "-p", "pod-identity-tests"];
             process::run(&mut process::cargo(&programs))?;
-            run_tests(&["--package", "pod-identity-tests", "--test", tier.name()], options)
+            // What measures has the machine for itself, and shows what it measured.
+            let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
+            run_tests(&["--package", "pod-identity-tests", "--test", tier.name()], alone, options)
         }
     }
 }
 
-fn run_tests(selection: &[&str], options: &Options) -> Result<()> {
+fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
     cargo.args(selection);
     cargo.env(clients::VARIABLE, Clients::locate()?.directory());
     if options.full {
         cargo.env(SIZE, "full");
     }
-    if let Some(filter) = &options.filter {
-        cargo.args(["--", filter]);
-    }
+    cargo.arg("--").args(harness).args(&options.filter);
     process::run(&mut cargo)
 }
 
