@@ -18,6 +18,7 @@ use crate::{
     kubelet::KubeletRoot,
     netns::Netns,
     pod::{Pod, PodSpec},
+    tls::TlsFront,
     token::Issuer,
 };
 
@@ -124,6 +125,11 @@ impl Node {
     #[must_use]
     pub fn eks_auth(&self) -> &EksAuth {
         &self.eks_auth
+    }
+
+    /// Puts TLS before its EKS Auth, with a certificate for this name.
+    pub fn tls(&self, name: &str) -> Result<TlsFront> {
+        TlsFront::start(&self.ground, name)
     }
 
     /// Its AWS.
