@@ -94,10 +94,7 @@ impl Route {
     }
 
     fn takes(self, method: &Method) -> bool {
-        match self {
-            Self::Flush => method == Method::POST,
-            _ => matches!(*method, Method::GET | Method::HEAD),
-        }
+        self.methods().split(", ").any(|taken| method == taken)
     }
 }
 

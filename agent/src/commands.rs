@@ -9,7 +9,7 @@ use aws_smithy_types::{DateTime, date_time::Format};
 
 use crate::{
     admin::client::{self, Answer, NoAnswer},
-    operator::{FlushOutcome, FlushedPod, PodName, PodState, PodStatus, Selection, Status},
+    operator::{Failure, FlushOutcome, FlushedPod, PodName, PodState, PodStatus, Selection, Status},
 };
 
 mod table;
@@ -167,7 +167,7 @@ fn state_cell(pod: &PodStatus) -> &'static str {
     }
 }
 
-fn failure_cell(failure: Option<&crate::operator::Failure>) -> String {
+fn failure_cell(failure: Option<&Failure>) -> String {
     failure.map_or_else(|| "-".to_owned(), |failure| format!("{}: {}", failure.reason, failure.message))
 }
 

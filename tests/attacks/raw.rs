@@ -23,11 +23,6 @@ use rustix::{
 /// sent again after 1, 3, 7 and 15 s.
 const COMES: Duration = Duration::from_secs(20);
 
-/// A request for credentials.
-pub(crate) fn request(token: &str) -> String {
-    format!("GET /v1/credentials HTTP/1.1\r\nHost: 169.254.170.23\r\nAuthorization: {token}\r\n\r\n")
-}
-
 /// An address on the loopback interface.
 pub(crate) fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -96,7 +91,7 @@ pub(crate) fn reset(stream: TcpStream) -> Result<()> {
 /// Sends a request.
 pub(crate) fn send(stream: &TcpStream, token: &str) -> Result<()> {
     let mut stream = stream;
-    Ok(stream.write_all(request(token).as_bytes())?)
+    Ok(stream.write_all(http1::credentials_request(token).as_bytes())?)
 }
 
 /// Reads its answer.

@@ -2,7 +2,7 @@
 use std::{io::Write as _, process::Command};
 
 use anyhow::{Result, ensure};
-use pod_identity_tests::{cgroup::Cgroup, client::Client, process::binary, sockets::Maker};
+use pod_identity_tests::{cgroup::Cgroup, client::Client, http1, process::binary, sockets::Maker};
 
 use crate::{
     attack::{Attack, Books, CONTROL, Expected, FOREIGN_TOKEN, Outcome, POD_GONE, tries},
@@ -89,7 +89,7 @@ fn connected_before_the_end(_: &Attack) -> Result<Outcome> {
     let mut refused = 0;
     for mut stream in &held {
         // A reset may come before or after what is written.
-        let _ = stream.write_all(raw::request(&token).as_bytes());
+        let _ = stream.write_all(http1::credentials_request(&token).as_bytes());
         let answer = raw::receive(stream);
         let gone = answer.status == Some(403) && answer.member("message").contains(POD_GONE.message);
         refused += u64::from(gone || answer.status.is_none());

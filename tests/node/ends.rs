@@ -2,7 +2,6 @@
 //! given up, and its token is refused from then on, whoever presents it. What outlives a pod is only what others hold of
 //! it: here, sockets that one of its processes made.
 use std::{
-    fs,
     io::{BufReader, ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
@@ -10,19 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use pod_identity_tests::{
     client::Client,
     host, http1,
     node::Node,
     pod::{Pod, PodSpec},
-    process::{Process, eventually},
+    process::eventually,
+    sockets::Maker,
     standin::control::Effect,
 };
-use rustix::{
-    net::{connect, connect_unspec},
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
-};
+use rustix::net::{connect, connect_unspec};
 
 use crate::common::{V4, must_be_granted, must_refuse, refusal, served};
 
@@ -33,36 +30,23 @@ const LATEST: Duration = Duration::from_secs(1);
 
 const SOON: Duration = Duration::from_secs(5);
 
-/// A connection to the agent that a process of the pod made, now in this process's hands.
+/// A connection to the agent on a socket that a process of the pod made, in this process's hands.
 fn connection_of(node: &Node, pod: &Pod) -> Result<TcpStream> {
-    const DESCRIPTOR: i32 = 3;
     // Answered with a refusal, after which the pod's listener is known to be there.
     pod.ask_once(&Client::new())?;
-    let script = format!("exec {DESCRIPTOR}<>/dev/tcp/169.254.170.23/80 && exec sleep infinity");
-    let mut command = pod.container("app")?.command("bash")?;
-    let mut maker = Process::start("a maker", command.args(["-c", &script]), &node.dir().join("makers.log"))?;
-    let socket = eventually("a process of the pod to connect", SOON, || {
-        if let Some(status) = maker.ended()? {
-            bail!("it ended with {status}");
-        }
-        let name = fs::read_to_string(format!("/proc/{}/comm", maker.pid()))?;
-        if name.trim() != "sleep" {
-            return Ok(None);
-        }
-        let pid = i32::try_from(maker.pid()).ok().and_then(Pid::from_raw).context("no such pid")?;
-        Ok(Some(pidfd_getfd(pidfd_open(pid, PidfdFlags::empty())?, DESCRIPTOR, PidfdGetfdFlags::empty())?))
-    })?;
-    let stream = TcpStream::from(socket);
+    let stream = connect_to_agent(Maker::start(pod, node.dir())?.make()?)?;
     stream.set_read_timeout(Some(SOON))?;
     Ok(stream)
 }
 
-fn request(token: &str) -> String {
-    format!("GET /v1/credentials HTTP/1.1\r\nHost: 169.254.170.23\r\nAuthorization: {token}\r\n\r\n")
+fn connect_to_agent(socket: OwnedFd) -> Result<TcpStream> {
+    let target: SocketAddr = V4.parse()?;
+    connect(&socket, &target)?;
+    Ok(TcpStream::from(socket))
 }
 
 fn ask_on(mut stream: &TcpStream, token: &str) -> Result<http1::Response> {
-    stream.write_all(request(token).as_bytes())?;
+    stream.write_all(http1::credentials_request(token).as_bytes())?;
     http1::read_response(&mut BufReader::new(stream), false)
 }
 
@@ -147,7 +131,7 @@ fn a_fetch_under_way_is_given_up() -> Result<()> {
     for _ in 0..rounds() {
         let mut pod = served.node.pod("ending")?;
         let stream = connection_of(&served.node, &pod)?;
-        (&stream).write_all(request(pod.token()).as_bytes())?;
+        (&stream).write_all(http1::credentials_request(pod.token()).as_bytes())?;
         eventually("the call", SOON, || Ok((eks_auth.calls_for(pod.uid())? == 1).then_some(())))?;
         end_processes(&mut pod)?;
         ensure!(eks_auth.counters()?.in_flight == 1, "the fetch ended before the pod");
@@ -157,14 +141,6 @@ fn a_fetch_under_way_is_given_up() -> Result<()> {
     }
     must_be_prompt("waiting connections reset", resets)?;
     must_be_prompt("fetches given up", given_up)
-}
-
-/// Connects a socket of a pod that has ended, which it made before.
-fn reconnect(stream: TcpStream) -> Result<TcpStream> {
-    let socket = OwnedFd::from(stream);
-    let target: SocketAddr = V4.parse()?;
-    connect(&socket, &target)?;
-    Ok(TcpStream::from(socket))
 }
 
 #[test]
@@ -189,7 +165,7 @@ fn its_token_is_refused_from_then_on() -> Result<()> {
         must_refuse(&served.agent, foreign, || other.ask_once(&Client::with_token(&token)))?;
         let refused = served.agent.refusals("pod_gone")?;
         // By somebody with a socket of the pod. Its own namespace has no listener any more; the node's has one.
-        match reconnect(stream) {
+        match connect_to_agent(OwnedFd::from(stream)) {
             Ok(stream) => {
                 ensure!(in_host_network, "the namespace of a pod that has ended has a listener");
                 let answer = ask_on(&stream, &token)?;

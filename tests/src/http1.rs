@@ -6,6 +6,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 /// More than any answer of the agent or the stand-in.
 const LONGEST_BODY: usize = 16 * 1024 * 1024;
 
+/// A pod's request for its credentials.
+#[must_use]
+pub fn credentials_request(token: &str) -> String {
+    format!("GET /v1/credentials HTTP/1.1\r\nHost: 169.254.170.23\r\nAuthorization: {token}\r\n\r\n")
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {

@@ -1,7 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::operator::{Failure, Served};
+use crate::operator::Served;
 
 fn name(name: &str) -> PodName {
     PodName {

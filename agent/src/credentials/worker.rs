@@ -35,9 +35,8 @@ use crate::{
 mod fetch;
 mod restraint;
 
-use restraint::Restraint;
-
 use fetch::{Done, Fetch, Stage, Waiting, answer, join, next_outcome};
+use restraint::Restraint;
 
 /// Different tokens that may wait while one is with EKS Auth.
 const WAITING_TOKENS: usize = 4;
