@@ -1,7 +1,7 @@
 //! Builds every part and runs them until the agent is told to stop.
 use std::{io, path::Path, pin::pin, sync::Arc, time::Instant};
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{Resource, Rlimit};
 use tokio::{
     runtime::Handle,
     signal::unix::{SignalKind, signal},
@@ -11,22 +11,26 @@ use tokio::{
 use crate::{
     admin::{Admin, AdminSocket, NoAdminSocket, Routes},
     attestation::Attestor,
-    cgroup::kubepods::{Kubepods, KubepodsError},
+    cgroup::{
+        kubepods::{Kubepods, KubepodsError},
+        resolver::CgroupResolver,
+    },
     config::{HostNetworkPods, ServerConfig},
+    confinement::{ConfinementError, Role},
     credentials::{Clock, Engine, NoTokens, TokenSource, engine::Limits},
     discovery::{
         self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
-    eks_auth::{self, EksAuth, EksAuthSettings},
+    eks_auth::{self, EksAuth, EksAuthSettings, Names},
     health::{Liveness, NotReady, Readiness},
     kubelet::TokenWatchHandle,
     metrics::Metrics,
-    netns::NetnsWorker,
+    netns::{NetnsWorker, NoNetnsWorker},
     operator::Operator,
     pods::Pods,
     self_test::{self, Lacking},
-    server::{self, Context, Server},
+    server::{self, Context, NoServer, Server},
     steering::{Events, Steering, SteeringError, Targets},
     sys,
     vouching::{self, Vouching},
@@ -62,15 +66,18 @@ pub enum AgentError {
     /// No events, or no more.
     #[error("the events of the eBPF programs cannot be read: {0}")]
     Events(#[source] io::Error),
-    /// The process cannot be set up.
-    #[error("cannot {what}: {error}")]
-    Process {
-        /// What was tried.
-        what: &'static str,
-        /// The kernel's answer.
-        #[source]
-        error: io::Error,
-    },
+    /// Signals cannot be waited for.
+    #[error("cannot wait for SIGTERM and SIGINT: {0}")]
+    Signals(#[source] io::Error),
+    /// No serving thread.
+    #[error(transparent)]
+    Server(#[from] NoServer),
+    /// No thread that enters namespaces.
+    #[error(transparent)]
+    Netns(#[from] NoNetnsWorker),
+    /// A thread cannot be confined.
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
 }
 
 impl AgentError {
@@ -90,16 +97,11 @@ impl AgentError {
     }
 }
 
-fn process(what: &'static str) -> impl FnOnce(io::Error) -> AgentError {
-    move |error| AgentError::Process { what, error }
-}
-
-/// Runs the agent on the current runtime until SIGTERM or SIGINT.
+/// Runs the agent on the current runtime until SIGTERM or SIGINT. The process is confined already; the thread will be.
 pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), AgentError> {
-    harden().map_err(|errno| process("forbid core dumps")(errno.into()))?;
     raise_descriptor_limit();
-    let mut terminate = signal(SignalKind::terminate()).map_err(process("wait for SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(process("wait for SIGINT"))?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     // Before anything that another agent on this node could notice.
     self_test::run(&config.listener_ports)?;
     let kubepods = Arc::new(match &config.kubepods_cgroup {
@@ -125,6 +127,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     };
     admin.know(Operator::new(Arc::clone(&agent.pods)));
     agent.steering.attach(&agent.kubepods.directory())?;
+    config.confinement().enter(Role::Main)?;
     // What the programs' loading took is not needed again.
     sys::trim_heap();
     drop(starting);
@@ -181,12 +184,13 @@ impl Agent {
         starting: &NotReady,
         metrics: Arc<Metrics>,
     ) -> Result<Self, AgentError> {
-        let eks_auth = EksAuth::new(EksAuthSettings {
+        let confinement = config.confinement();
+        let settings = EksAuthSettings {
             cluster: &config.cluster_name,
             endpoint: config.endpoint.as_deref(),
             rotate_credentials: config.rotate_credentials,
-        })
-        .await?;
+        };
+        let eks_auth = EksAuth::new(settings, Names::start(confinement)?).await?;
 
         starting.now("the eBPF programs");
         let targets = Targets { port: config.target_port, v4: config.steer.v4, v6: config.steer.v6 };
@@ -211,13 +215,13 @@ impl Agent {
         let pods = Pods::new(engine, Arc::clone(&metrics), watch);
         let (handle, commands) = DiscoveryHandle::new();
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
-        let attestor = Attestor::new(Arc::clone(&kubepods), Arc::clone(&pods), handle.clone(), serve_host_network);
+        let cgroups = CgroupResolver::start(Arc::clone(&kubepods), confinement)?;
+        let attestor = Attestor::new(cgroups, Arc::clone(&pods), handle.clone(), serve_host_network);
         let context = Context::new(attestor, clock, Arc::clone(&metrics), handle.clone());
         let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
         let (listeners, new_listeners) = mpsc::unbounded_channel();
-        let server = Server::start(context, new_listeners, pulse).map_err(process("start the serving thread"))?;
-        let worker = NetnsWorker::start(config.listener_ports.clone())
-            .map_err(process("start the thread that enters network namespaces"))?;
+        let server = Server::start(context, new_listeners, pulse, confinement)?;
+        let worker = NetnsWorker::start(config.listener_ports.clone(), confinement)?;
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
         let discovery =
             Discovery::start(Arc::clone(&kubepods), Arc::clone(&pods), Arc::clone(&metrics), namespaces).await?;
@@ -253,13 +257,6 @@ fn serve_admin(config: &ServerConfig, admin: Admin) -> Result<(), AgentError> {
         tokio::spawn(admin.serve_tcp(address, Routes::Metrics));
     }
     Ok(())
-}
-
-/// No core file whatever the host's limits and handlers are, and no tracing by processes of the same user: the memory
-/// holds credentials.
-fn harden() -> rustix::io::Result<()> {
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Three descriptors for each namespace, one for each connection: the default of 1024 is less than a large node needs.

@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use crate::{
     cgroup::{
         CgroupId,
-        kubepods::Kubepods,
         mount::ResolveError,
         path::{ContainerId, Owner, Placement, PodCgroup},
+        resolver::CgroupResolver,
     },
     discovery::{DiscoveryHandle, Stopped},
     namespace::Namespace,
@@ -119,7 +119,7 @@ type KnownCgroups = HashMap<CgroupId, (Weak<Pod>, Option<ContainerId>)>;
 
 /// Attests callers.
 pub struct Attestor {
-    kubepods: Arc<Kubepods>,
+    cgroups: CgroupResolver,
     pods: Arc<Pods>,
     discovery: DiscoveryHandle,
     serve_host_network: bool,
@@ -130,9 +130,9 @@ pub struct Attestor {
 impl Attestor {
     /// `serve_host_network` says whether pods in the host netns get credentials.
     #[must_use]
-    pub fn new(kubepods: Arc<Kubepods>, pods: Arc<Pods>, discovery: DiscoveryHandle, serve_host_network: bool) -> Self {
+    pub fn new(cgroups: CgroupResolver, pods: Arc<Pods>, discovery: DiscoveryHandle, serve_host_network: bool) -> Self {
         Self {
-            kubepods,
+            cgroups,
             pods,
             discovery,
             serve_host_network,
@@ -181,14 +181,12 @@ impl Attestor {
             (evidence.pod, evidence.container) = (Some(pod.uid()), container);
             return if pod.is_alive() { Ok((pod, container)) } else { Err(Refusal::PodGone) };
         }
-        let (path, placement) = match self.kubepods.locate(cgroup) {
+        let located = self.cgroups.locate(cgroup).await.map_err(|error| self.not_carried_out(&error))?;
+        let (path, placement) = match located {
             Ok(Some(found)) => found,
             Ok(None) => return Err(Refusal::NotAPod),
             Err(ResolveError::Gone) => return Err(Refusal::PodGone),
-            Err(error) => {
-                self.cannot_attest(&error);
-                return Err(Refusal::AttestationFailed);
-            }
+            Err(error) => return Err(self.not_carried_out(&error)),
         };
         let (uid, placed) = match placement {
             Placement::Above | Placement::Foreign => return Err(Refusal::NotAPod),
@@ -218,19 +216,17 @@ impl Attestor {
     fn unanswered(&self, error: &DiagError) -> Refusal {
         match error {
             DiagError::NotFound => Refusal::UnknownSocket,
-            DiagError::Failed(_) | DiagError::Malformed(_) => {
-                self.cannot_attest(error);
-                Refusal::AttestationFailed
-            }
+            DiagError::Failed(_) | DiagError::Malformed(_) => self.not_carried_out(error),
         }
     }
 
     /// Logs what kept an attestation from being carried out, at a limited rate: callers may be able to cause it.
-    fn cannot_attest(&self, error: &dyn std::error::Error) {
+    fn not_carried_out(&self, error: &dyn std::error::Error) -> Refusal {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Verdict::Log { suppressed } = failures.admit((), Instant::now()) {
             tracing::error!(%error, suppressed, "cannot attest a caller");
         }
+        Refusal::AttestationFailed
     }
 
     fn recall(&self, cgroup: CgroupId) -> Option<(Arc<Pod>, Option<ContainerId>)> {

@@ -1,8 +1,9 @@
 //! Cgroups, from the kernel's 64-bit id to the pod: [`mount`] finds the hierarchy and resolves ids, [`kubepods`] finds
-//! the cgroup that holds all pods, [`path`] reads pods out of the paths below it.
+//! the cgroup that holds all pods, [`path`] reads pods out of the paths below it, [`resolver`] does so for another thread.
 pub mod kubepods;
 pub mod mount;
 pub mod path;
+pub mod resolver;
 
 use std::fmt;
 

@@ -28,7 +28,7 @@ mod test_server;
 #[cfg(test)]
 mod tests;
 
-pub use http::{ProxyError, TrustError};
+pub use http::{Names, ProxyError, TrustError};
 
 use http::{HttpClients, Timeouts};
 use node_credentials::NodeCredentials;
@@ -86,8 +86,8 @@ enum Incomplete {
 
 impl EksAuth {
     /// Sets the client up; makes no call to EKS Auth. Reads proxies and certificates from the environment and the disk.
-    pub async fn new(settings: EksAuthSettings<'_>) -> Result<Self, SetupError> {
-        let http = HttpClients::from_env(settings.endpoint, TIMEOUTS)?;
+    pub async fn new(settings: EksAuthSettings<'_>, names: Names) -> Result<Self, SetupError> {
+        let http = HttpClients::from_env(settings.endpoint, TIMEOUTS, names)?;
         let region = node_credentials::region(&http).await.ok_or(SetupError::NoRegion)?;
         let credentials = node_credentials::chain(&http, &region, settings.rotate_credentials);
         tracing::info!(%region, endpoint = settings.endpoint.unwrap_or("the region's own"), "EKS Auth is set up");

@@ -4,8 +4,9 @@ use std::{process::ExitCode, sync::Arc};
 use pod_identity_agent::{
     agent, commands,
     config::{self, Command, ServerConfig},
+    confinement::{self, Role},
     metrics::Metrics,
-    probe, telemetry,
+    probe, sys, telemetry,
 };
 
 fn main() -> ExitCode {
@@ -29,8 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: ServerConfig) -> ExitCode {
-    let telemetry = match telemetry::init(config.log.format, config.log.verbosity) {
-        Ok(telemetry) => telemetry,
+    let confinement = config.confinement();
+    let (format, verbosity) = (config.log.format, config.log.verbosity);
+    // The thread that writes the log is started by a library: it has what the thread has that asks for it.
+    let telemetry =
+        confinement::begin().and_then(|()| confinement.within(Role::Log, move || telemetry::init(format, verbosity)));
+    let telemetry = match telemetry {
+        Ok(Ok(telemetry)) => telemetry,
+        Ok(Err(error)) => return fail(&error),
         Err(error) => return fail(&error),
     };
     for notice in &config.notices {
@@ -38,7 +45,8 @@ fn serve(config: ServerConfig) -> ExitCode {
     }
     let metrics = Arc::new(Metrics::new());
     metrics.read_dropped_log_lines_from(telemetry.dropped_lines());
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = match runtime.enable_io().enable_time().on_thread_park(sys::stack::scrub).build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };

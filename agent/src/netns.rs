@@ -9,7 +9,6 @@ use std::{
     ops::RangeInclusive,
     os::fd::AsFd as _,
     sync::mpsc,
-    thread,
 };
 
 use rustix::{
@@ -19,7 +18,11 @@ use rustix::{
 };
 use tokio::sync::oneshot;
 
-use crate::{attestation::diag::DiagSocket, sys};
+use crate::{
+    attestation::diag::DiagSocket,
+    confinement::{Confinement, ConfinementError, Role},
+    sys,
+};
 
 /// How many connections may wait to be accepted: far more than the clients of one pod at one time.
 const BACKLOG: i32 = 1024;
@@ -71,6 +74,17 @@ impl OpenError {
     }
 }
 
+/// Why there is no thread that enters namespaces.
+#[derive(Debug, thiserror::Error)]
+pub enum NoNetnsWorker {
+    /// Its way back.
+    #[error("cannot open the agent's own network namespace: {0}")]
+    Home(#[source] io::Error),
+    /// The thread.
+    #[error(transparent)]
+    Thread(#[from] ConfinementError),
+}
+
 struct Job {
     netns: File,
     answer: oneshot::Sender<Result<NetnsSockets, OpenError>>,
@@ -82,10 +96,10 @@ pub struct NetnsWorker(mpsc::Sender<Job>);
 
 impl NetnsWorker {
     /// Starts the thread; listeners take the first free port of `ports`.
-    pub fn start(ports: RangeInclusive<u16>) -> io::Result<Self> {
-        let home = File::open("/proc/self/ns/net")?;
+    pub fn start(ports: RangeInclusive<u16>, confinement: Confinement) -> Result<Self, NoNetnsWorker> {
+        let home = File::open("/proc/self/ns/net").map_err(NoNetnsWorker::Home)?;
         let (sender, jobs) = mpsc::channel::<Job>();
-        thread::Builder::new().name("netns".to_owned()).spawn(move || {
+        confinement.spawn(Role::Netns, move || {
             for job in jobs {
                 let sockets = open_in(&home, &job.netns, &ports);
                 // The discovery that asked may be shutting down: the sockets close with the answer.

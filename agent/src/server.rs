@@ -19,11 +19,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attestation::Attestor,
+    confinement::{Confinement, ConfinementError, Role},
     credentials::Clock,
     discovery::{DiscoveryHandle, namespaces::NewListeners},
     health::Pulse,
     metrics::Metrics,
     namespace::Namespace,
+    sys,
     telemetry::RateLimiter,
 };
 
@@ -71,30 +73,47 @@ impl Context {
     }
 }
 
+/// Why there is no serving thread.
+#[derive(Debug, thiserror::Error)]
+pub enum NoServer {
+    /// Its event loop.
+    #[error("cannot make the serving thread's event loop: {0}")]
+    Runtime(#[source] io::Error),
+    /// The thread.
+    #[error(transparent)]
+    Thread(#[from] ConfinementError),
+}
+
 /// The running server.
 #[derive(Debug)]
 pub struct Server {
     stop: CancellationToken,
-    thread: thread::JoinHandle<()>,
+    thread: thread::JoinHandle<Option<()>>,
 }
 
 impl Server {
     /// Starts the serving thread; it serves the listeners that arrive.
-    pub fn start(context: Context, listeners: mpsc::UnboundedReceiver<NewListeners>, pulse: Pulse) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    pub fn start(
+        context: Context,
+        listeners: mpsc::UnboundedReceiver<NewListeners>,
+        pulse: Pulse,
+        confinement: Confinement,
+    ) -> Result<Self, NoServer> {
+        // Made here: the thread itself may make no descriptors.
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_io().enable_time().on_thread_park(sys::stack::scrub);
+        let runtime = runtime.build().map_err(NoServer::Runtime)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let thread = thread::Builder::new()
-            .name("serve".to_owned())
-            .spawn(move || runtime.block_on(run(Arc::new(context), listeners, pulse, stopped)))?;
-        Ok(Self { stop, thread })
+        let serve = move || runtime.block_on(run(Arc::new(context), listeners, pulse, stopped));
+        Ok(Self { stop, thread: confinement.spawn(Role::Serve, serve)? })
     }
 
     /// Accepts what is under way, lets requests end, closes everything. Takes some seconds at most.
     pub async fn drain(self) {
         self.stop.cancel();
         let ended = tokio::task::spawn_blocking(move || self.thread.join()).await;
-        if !matches!(ended, Ok(Ok(()))) {
+        if !matches!(ended, Ok(Ok(Some(())))) {
             tracing::error!("the serving thread had panicked");
         }
     }

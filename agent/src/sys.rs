@@ -1,5 +1,11 @@
-//! The system calls that no safe crate offers. All `unsafe` of the agent is here.
+//! The system calls that no safe crate offers. All `unsafe` of the agent is here and below.
 #![expect(unsafe_code, reason = "raw system calls; each block argues why its pointers are valid")]
+
+mod heap;
+mod locked;
+pub mod stack;
+
+pub(crate) use locked::Locked;
 
 use std::{
     io,
@@ -7,6 +13,7 @@ use std::{
     ptr,
 };
 
+use seccompiler::sock_filter;
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// `SO_NETNS_COOKIE`, Linux 5.14; newer than libc's constants.
@@ -103,6 +110,31 @@ pub(crate) fn exceptional<T: OwnsDescriptor>(inner: T) -> io::Result<AsyncFd<T>>
     // SAFETY: as above.
     Ok(unsafe { AsyncFd::register_with_interest(inner, Interest::PRIORITY) }?)
 }
+
+/// Whether the kernel's log names the calls that a seccomp program refuses (`type=1326`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It does.
+    Logged,
+    /// It does not.
+    Silently,
+}
+
+/// Restricts the system calls of the calling thread, and of those that it will start, with a seccomp program.
+///
+/// The thread must have `no_new_privs`. seccompiler's own function has no way to ask for the log.
+pub(crate) fn restrict_system_calls(program: &[sock_filter], refused: Refused) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = if refused == Refused::Logged { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+    // The kernel does not write to it.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: `program` points to `len` instructions that live until the call returns, by when the kernel has copied
+    // them; seccompiler's type has the layout of the kernel's `struct sock_filter`, as libc's has.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+const _: () = assert!(size_of::<sock_filter>() == size_of::<libc::sock_filter>());
 
 /// Gives freed heap pages back to the system: loading the programs leaves a peak behind that is never needed again.
 pub(crate) fn trim_heap() {

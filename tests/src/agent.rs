@@ -1,5 +1,5 @@
 //! The agent as its `DaemonSet` runs it: in the node's namespace, in a container's cgroup of a pod of its own, with
-//! mounts of its own into which those of the node propagate.
+//! mounts of its own, read-only, into which those of the node propagate, and with the capabilities that it needs.
 use std::{
     collections::HashMap,
     fs,
@@ -23,6 +23,7 @@ use crate::{
     cgroup::{Cgroup, Qos},
     eks_auth::{CLUSTER, EksAuth, REGION},
     http1,
+    memory::Image,
     node::Ground,
     process::{Process, binary, eventually},
     token::{random_hex, random_uid},
@@ -34,6 +35,10 @@ const BECOMES_READY: Duration = Duration::from_secs(20);
 /// For an answer of its admin socket.
 const ANSWERS: Duration = Duration::from_secs(5);
 
+/// What its container is given, and nothing else: `capabilities: {drop: [ALL], add: […]}` of deploy/README.md. The
+/// runtime sets no `no_new_privs` where `SYS_ADMIN` is added; the agent does it itself.
+pub const CAPABILITIES: &str = "SYS_ADMIN,DAC_READ_SEARCH,SYS_PTRACE,NET_BIND_SERVICE";
+
 /// Changes to how the agent is started.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSpec {
@@ -43,6 +48,10 @@ pub struct AgentSpec {
     pub env: Vec<(String, String)>,
     /// Run it outside of every pod, as `systemd` would.
     pub outside_of_pods: bool,
+    /// Run it as a privileged container: with every capability, and a file system that can be written to.
+    pub privileged: bool,
+    /// Give it these capabilities instead of [`CAPABILITIES`].
+    pub capabilities: Option<String>,
 }
 
 impl AgentSpec {
@@ -91,7 +100,12 @@ impl Agent {
         };
         let mut command = Command::new(binary("pod-exec")?);
         command.arg("--from").arg(ground.netns.path()).arg("--cgroup").arg(cgroup.dir());
-        command.arg("--own-mounts").arg("--").arg(binary("pod-identity-agent")?);
+        command.arg("--own-mounts");
+        if !spec.privileged {
+            let capabilities = spec.capabilities.as_deref().unwrap_or(CAPABILITIES);
+            command.arg("--writable").arg(&run_dir).args(["--capabilities", capabilities]);
+        }
+        command.arg("--").arg(binary("pod-identity-agent")?);
         command.args(["server", "--cluster-name", CLUSTER, "--endpoint", &eks_auth.url()]);
         command.arg("--kubelet-root").arg(ground.kubelet.path()).arg("--run-dir").arg(&run_dir);
         // Most tests are about what a pod's own request leads to; those about prefetch turn it on.
@@ -211,6 +225,11 @@ impl Agent {
         self.process.signal(Signal::TERM)
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
     /// Stops it in its tracks, as a process that is starved of everything. When this returns all of its threads stand.
     pub fn freeze(&self) -> Result<()> {
         self.process.signal(Signal::STOP)?;
@@ -237,6 +256,14 @@ impl Agent {
         ptrace::interrupt(thread)?;
         waitpid(thread, Some(WaitPidFlag::__WALL))?;
         Ok(stopped)
+    }
+
+    /// All that it has in memory now. It stands still meanwhile.
+    pub fn image(&self) -> Result<Image> {
+        self.freeze()?;
+        let image = Image::take(self.pid());
+        self.thaw()?;
+        image
     }
 
     /// How it ended, if it has.

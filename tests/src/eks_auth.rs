@@ -34,6 +34,9 @@ pub const TLS_ADDRESS: &str = "10.87.0.1:4430";
 /// The other name in its certificate. Nothing on the node resolves it: a proxy may.
 pub const TLS_NAME: &str = "eks-auth.test";
 
+/// Another, which every node resolves.
+pub const LOCAL_NAME: &str = "localhost";
+
 /// The cluster and region that it knows.
 pub const CLUSTER: &str = "test";
 /// The region that calls are signed for.
@@ -77,10 +80,10 @@ impl EksAuth {
         command.arg("--netns").arg(netns.path()).arg("--").arg(binary("eks-auth-standin")?);
         command.args(["--cluster", CLUSTER, "--region", REGION]);
         let authority = if spec.tls {
-            let (address, _) = TLS_ADDRESS.rsplit_once(':').context("an address and a port")?;
+            let (address, port) = TLS_ADDRESS.rsplit_once(':').context("an address and a port")?;
             netns.ip(&format!("addr add {address}/32 dev lo"))?;
-            let Issued { authority, files } = Issued::make(dir, &[address, TLS_NAME])?;
-            command.args(["--listen", TLS_ADDRESS]);
+            let Issued { authority, files } = Issued::make(dir, &[address, TLS_NAME, LOCAL_NAME])?;
+            command.args(["--listen", &format!("0.0.0.0:{port}")]);
             command.arg("--tls-certificate").arg(files.certificate).arg("--tls-key").arg(files.key);
             Some(authority)
         } else {
@@ -120,6 +123,13 @@ impl EksAuth {
     #[must_use]
     pub fn url(&self) -> String {
         if self.authority.is_some() { format!("https://{TLS_ADDRESS}") } else { format!("http://{ADDRESS}") }
+    }
+
+    /// The same under a name of its certificate.
+    pub fn url_of(&self, name: &str) -> Result<String> {
+        ensure!(self.authority.is_some(), "this EKS Auth has a name only with TLS");
+        let (_, port) = TLS_ADDRESS.rsplit_once(':').context("an address and a port")?;
+        Ok(format!("https://{name}:{port}"))
     }
 
     /// File with the certificate of the authority that issued its own.

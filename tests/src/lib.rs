@@ -14,6 +14,7 @@ pub mod host;
 pub mod http1;
 pub mod kubelet;
 pub mod link_local;
+pub mod memory;
 pub mod netns;
 pub mod node;
 pub mod pod;

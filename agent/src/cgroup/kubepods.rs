@@ -21,6 +21,9 @@ pub struct Kubepods {
     id: CgroupId,
 }
 
+/// Where a cgroup stands: its path below the kubepods root, and what that says. `None` for one that is not below it.
+pub type Located = Result<Option<(String, Placement)>, ResolveError>;
+
 /// Why there is no kubepods cgroup to work with.
 #[derive(Debug, thiserror::Error)]
 pub enum KubepodsError {
@@ -142,7 +145,7 @@ impl Kubepods {
     ///
     /// The path alone says so: cgroup2 has no rename, a path that starts with the root's lies below it for as long as
     /// the root itself lives, and the agent ends when that is removed.
-    pub fn locate(&self, id: CgroupId) -> Result<Option<(String, Placement)>, ResolveError> {
+    pub fn locate(&self, id: CgroupId) -> Located {
         let path = self.mount.path_of(id)?;
         let Some(below) = path.strip_prefix(&self.path).filter(|p| p.is_empty() || p.starts_with('/')) else {
             return Ok(None);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::values;
+use crate::confinement::Seccomp;
 use crate::telemetry::{LogFormat, Verbosity};
 
 /// Gives the pods of this node their IAM credentials, as EKS Pod Identity does.
@@ -136,6 +137,10 @@ pub(super) struct ServerArgs {
     /// Fetch credentials as soon as a pod's token is there, before the pod asks
     #[arg(long, value_name = "BOOL", env = "POD_IDENTITY_AGENT_PREFETCH", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", value_parser = values::boolean, action = ArgAction::Set)]
     pub(super) prefetch: bool,
+
+    /// What becomes of system calls that a thread has no use for: they fail, are logged by the kernel, or nothing
+    #[arg(long, value_enum, value_name = "WHAT", env = "POD_IDENTITY_AGENT_SECCOMP", default_value_t)]
+    pub(super) seccomp: Seccomp,
 
     /// What a log line looks like
     #[arg(long, value_enum, value_name = "FORMAT", env = "POD_IDENTITY_AGENT_LOG_FORMAT", default_value_t)]

@@ -9,7 +9,10 @@ use hyper::Uri;
 
 use super::LogConfig;
 use super::args::{HostNetworkPods, ServerArgs};
-use crate::telemetry::Verbosity;
+use crate::{
+    confinement::{Confinement, Seccomp},
+    telemetry::Verbosity,
+};
 
 /// The address that SDKs aim at in IPv4 clusters, as the programs know it.
 pub const TARGET_V4: Ipv4Addr = Ipv4Addr::from_bits(agent_ebpf::TARGET_V4);
@@ -67,6 +70,8 @@ pub struct ServerConfig {
     pub prefetch: bool,
     /// Whether pods in the node's own namespace are served.
     pub host_network_pods: HostNetworkPods,
+    /// What becomes of system calls that a thread has no use for.
+    pub seccomp: Seccomp,
     /// How to log.
     pub log: LogConfig,
     /// What the operator should know about this configuration, to be logged as warnings.
@@ -150,9 +155,17 @@ impl ServerConfig {
             rotate_credentials: args.rotate_credentials,
             prefetch: args.prefetch,
             host_network_pods: args.host_network_pods,
+            seccomp: args.seccomp,
             log: LogConfig { format: args.log_format, verbosity },
             notices,
         })
+    }
+
+    /// How this configuration lets threads be confined.
+    #[must_use]
+    pub fn confinement(&self) -> Confinement {
+        let mut bound = [Some(self.probe_addr), self.metrics_addr].into_iter().flatten();
+        Confinement { seccomp: self.seccomp, main_binds_low_ports: bound.any(|address| address.port() < 1024) }
     }
 }
 

@@ -2,6 +2,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::*;
+use crate::confinement::Seccomp;
 
 fn run(line: &str) -> Result<Command, Stop> {
     read(format!("pod-identity-agent {line}").split_whitespace().map(OsString::from))
@@ -47,6 +48,7 @@ fn defaults_are_those_of_the_official_agent() {
             rotate_credentials: false,
             prefetch: true,
             host_network_pods: HostNetworkPods::Serve,
+            seccomp: Seccomp::Enforce,
             log: LogConfig { format: LogFormat::Text, verbosity: "info".parse().unwrap() },
             notices: vec![],
         }
@@ -186,7 +188,7 @@ fn every_server_flag_has_a_variable_and_help_shows_both() {
         assert!(!variable.ends_with("_PORT"), "{variable}");
         assert!(help.contains(&variable), "{flag}");
     }
-    assert_eq!(flags, 20, "{help}");
+    assert_eq!(flags, 21, "{help}");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::sys::Locked;
+
 /// What EKS Auth answered. The strings are wiped when it is dropped.
 pub struct Grant {
     /// Names the credentials in CloudTrail; no secret.
@@ -37,7 +39,7 @@ impl fmt::Debug for Grant {
 
 /// Credentials ready to be served: the body is written once, and shared by every answer.
 pub struct Issued {
-    /// The body of the answer. Its memory is wiped when the last answer that uses it has been sent.
+    /// The body of the answer, kept out of swap. Its memory is wiped when the last answer that uses it has been sent.
     pub body: Bytes,
     /// Names the credentials in CloudTrail; no secret.
     pub access_key_id: String,
@@ -101,7 +103,7 @@ impl Issued {
             },
         )?;
         Ok(Self {
-            body: Bytes::from_owner(body),
+            body: Bytes::from_owner(Locked::copy_of(&body)),
             access_key_id: grant.access_key_id.clone(),
             association_id: grant.association_id.clone(),
             issued_at,

@@ -26,21 +26,26 @@ use aws_smithy_types::body::SdkBody;
 use http_body_util::Limited;
 use hyper::Uri;
 
+mod names;
 mod proxy;
+mod short_lived;
 mod trust;
 
+pub use names::Names;
 pub use proxy::ProxyError;
 pub use trust::TrustError;
 
 use super::SetupError;
 use proxy::Proxies;
+use short_lived::ShortLived;
 
 /// The longest answer that is read: EKS Auth's have 2 to 4 KiB, with a long session token 8.
 pub(super) const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Idle connections are closed by this side, and earlier than load balancers do it (60 s by default): a request that
-/// meets the other side's close on its way fails, and a failed call costs its pod a back-off.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// meets the other side's close on its way fails, and a failed call costs its pod a back-off. Their buffers hold the last
+/// call's token and credentials, which are wiped with them (at twice this time at the latest: the pool looks now and then).
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TLS: Provider = Provider::Rustls(CryptoMode::Ring);
 
@@ -67,42 +72,45 @@ pub(super) struct HttpClients {
 
 impl HttpClients {
     /// Builds the clients from the process's environment. Certificates are needed unless `endpoint` is plain http.
-    pub(super) fn from_env(endpoint: Option<&str>, timeouts: Timeouts) -> Result<Self, SetupError> {
+    pub(super) fn from_env(endpoint: Option<&str>, timeouts: Timeouts, names: Names) -> Result<Self, SetupError> {
         let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let proxies = Proxies::read(variable)?;
         let bundle = variable("AWS_CA_BUNDLE");
         let needed = endpoint.is_none_or(|url| !url.starts_with("http://"));
         let trust = trust::context(bundle.as_deref().map(Path::new), needed)?;
-        Ok(Self::new(proxies, &trust, timeouts))
+        Ok(Self::new(proxies, &trust, timeouts, names))
     }
 
     /// Without proxies, trusting nobody.
     #[cfg(test)]
     pub(super) fn without_environment(timeouts: Timeouts) -> Self {
-        Self::new(Proxies::default(), &trust::nobody(), timeouts)
+        Self::new(Proxies::default(), &trust::nobody(), timeouts, Names::unconfined())
     }
 
-    fn new(proxies: Proxies, trust: &TlsContext, timeouts: Timeouts) -> Self {
+    fn new(proxies: Proxies, trust: &TlsContext, timeouts: Timeouts, names: Names) -> Self {
         let metadata = aws_smithy_http_client::Builder::new()
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .tls_provider(TLS)
             // Metadata has no TLS; the default would read the node's certificates once more.
             .tls_context(trust::nobody())
-            .build_https();
-        let connector = |proxy| SharedHttpConnector::new(connector(trust, timeouts, proxy));
-        let routes = Routes {
-            direct: connector(None),
-            http: proxies.http.map(|proxy| connector(Some(proxy))),
-            https: proxies.https.map(|proxy| connector(Some(proxy))),
+            .build_with_resolver(names.clone());
+        let trust = trust.clone();
+        let routes = move || {
+            let connector = |proxy| SharedHttpConnector::new(connector(&trust, timeouts, proxy, names.clone()));
+            SharedHttpConnector::new(Routes {
+                direct: connector(None),
+                http: proxies.http.clone().map(|proxy| connector(Some(proxy))),
+                https: proxies.https.clone().map(|proxy| connector(Some(proxy))),
+            })
         };
         Self {
-            services: SharedHttpClient::new(Services(SharedHttpConnector::new(routes))),
+            services: SharedHttpClient::new(Services(SharedHttpConnector::new(ShortLived::new(routes)))),
             metadata: SharedHttpClient::new(BoundedClient(metadata)),
         }
     }
 }
 
-fn connector(trust: &TlsContext, timeouts: Timeouts, proxy: Option<ProxyConfig>) -> Bounded {
+fn connector(trust: &TlsContext, timeouts: Timeouts, proxy: Option<ProxyConfig>, names: Names) -> Bounded {
     let settings =
         HttpConnectorSettings::builder().connect_timeout(timeouts.connect).read_timeout(timeouts.head).build();
     let mut builder = Connector::builder()
@@ -111,7 +119,7 @@ fn connector(trust: &TlsContext, timeouts: Timeouts, proxy: Option<ProxyConfig>)
         .tls_provider(TLS)
         .tls_context(trust.clone());
     builder.set_proxy_config(proxy);
-    Bounded(SharedHttpConnector::new(builder.build()))
+    Bounded(SharedHttpConnector::new(builder.build_with_resolver(names)))
 }
 
 /// One connector for all clients of services: the SDK would have one pool of connections for each combination of

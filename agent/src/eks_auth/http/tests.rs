@@ -21,7 +21,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 
 fn clients(variables: &[(&str, &str)]) -> HttpClients {
     let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
-    HttpClients::new(Proxies::read(value).unwrap(), &trust::nobody(), TIMEOUTS)
+    HttpClients::new(Proxies::read(value).unwrap(), &trust::nobody(), TIMEOUTS, Names::unconfined())
 }
 
 /// Calls EKS Auth at `endpoint`; whether anybody answered it with a status does not matter here.
@@ -120,7 +120,7 @@ async fn the_operators_bundle_is_trusted_and_nobody_else() {
         let bundle = directory.path().join("bundle.pem");
         fs::write(&bundle, pem).unwrap();
         let trust = trust::context(Some(&bundle), true).unwrap();
-        call(&HttpClients::new(Proxies::default(), &trust, TIMEOUTS).services, &url).await
+        call(&HttpClients::new(Proxies::default(), &trust, TIMEOUTS, Names::unconfined()).services, &url).await
     };
     let said = call_trusting(others.pem()).await;
     assert!(said.contains("invalid peer certificate") && server.requests().is_empty(), "{said}");
@@ -154,10 +154,10 @@ fn an_image_without_certificates_is_told_so_at_the_start() {
         return;
     }
     for endpoint in [None, Some("https://eks-auth.test")] {
-        let error = HttpClients::from_env(endpoint, TIMEOUTS).unwrap_err().to_string();
+        let error = HttpClients::from_env(endpoint, TIMEOUTS, Names::unconfined()).unwrap_err().to_string();
         assert!(error.starts_with("there are no CA certificates to check EKS Auth's server against"), "{error}");
     }
-    assert!(HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS).is_ok());
+    assert!(HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).is_ok());
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_proxy_of_the_environment_is_checked_at_the_start() {
     if !is_alone_with(&[("HTTPS_PROXY", Path::new("ftp://user:hunter2@proxy"))], module_path!(), name) {
         return;
     }
-    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS).unwrap_err();
+    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).unwrap_err();
     assert!(matches!(error, SetupError::Proxy(_)), "{error}");
 }
 
@@ -176,6 +176,6 @@ fn a_bundle_of_the_environment_is_checked_at_the_start() {
     if !is_alone_with(&[("AWS_CA_BUNDLE", Path::new("/nonexistent/bundle.pem"))], module_path!(), name) {
         return;
     }
-    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS).unwrap_err();
+    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).unwrap_err();
     assert!(matches!(error, SetupError::Trust(TrustError::Unreadable { .. })), "{error}");
 }
