@@ -19,6 +19,14 @@ pub const MISS_BUFFER_BYTES: usize = 64 * 1024;
 /// At most one [`Miss`] event is sent for a namespace in this time, in nanoseconds.
 pub const MISS_INTERVAL_NS: u64 = 100_000_000;
 
+/// In the host netns a container may connect to the agent once in this time, in nanoseconds, and more often as far as
+/// [`PACE_BURST_NS`] allows: pods of the host network share a listener and its queue, which one of them could else fill
+/// faster than anybody can empty it.
+pub const PACE_INTERVAL_NS: u64 = 5_000_000;
+
+/// How far a container may be ahead of its pace: 512 connections.
+pub const PACE_BURST_NS: u64 = 512 * PACE_INTERVAL_NS;
+
 /// A connection aimed at a target address was refused because its namespace has no listener.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +54,14 @@ pub struct Counters {
     pub connect4_steered: u64,
     /// `connect4`: connections refused for lack of a listener.
     pub connect4_missed: u64,
+    /// `connect4`: connections refused because their container makes too many in the host netns.
+    pub connect4_paced: u64,
     /// `connect6`: connections rewritten to a listener, the v4-mapped among them.
     pub connect6_steered: u64,
     /// `connect6`: connections refused for lack of a listener.
     pub connect6_missed: u64,
+    /// `connect6`: connections refused because their container makes too many in the host netns.
+    pub connect6_paced: u64,
     /// `getpeername4`: answers in which the listener's address was replaced by the target address.
     pub getpeername4_rewritten: u64,
     /// `getpeername6`: the same for IPv6 and v4-mapped sockets.
@@ -58,7 +70,7 @@ pub struct Counters {
     pub miss_events_dropped: u64,
 }
 
-const _: () = assert!(size_of::<Counters>() == 7 * 8 && align_of::<Counters>() == 8);
+const _: () = assert!(size_of::<Counters>() == 9 * 8 && align_of::<Counters>() == 8);
 
 /// Names of programs, maps and globals as they stand in the object.
 pub mod names {
@@ -74,6 +86,8 @@ pub mod names {
     pub const MISSES: &str = "MISSES";
     /// Global, `u16`, host byte order: the port of the target addresses.
     pub const TARGET_PORT: &str = "TARGET_PORT";
+    /// Global, `u64`: the cookie of the host netns, if containers have a pace there; 0 otherwise.
+    pub const PACED_NETNS: &str = "PACED_NETNS";
     /// Global, `u8`: whether the IPv4 target address is steered.
     pub const STEER_V4: &str = "STEER_V4";
     /// Global, `u8`: whether the IPv6 target address is steered.

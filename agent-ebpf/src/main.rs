@@ -63,8 +63,11 @@ mod programs {
 
     /// A connection with no listener to go to must not leave the pod: there may be somebody else at the address.
     #[inline(always)]
-    fn verdict(outcome: Result<(), connect::NoListener>) -> i32 {
-        if let Err(connect::NoListener) = outcome { REFUSE } else { PROCEED }
+    fn verdict(outcome: Result<(), connect::Refused>) -> i32 {
+        match outcome {
+            Err(connect::Refused::NoListener | connect::Refused::Paced) => REFUSE,
+            Ok(()) => PROCEED,
+        }
     }
 
     #[panic_handler]

@@ -28,6 +28,14 @@ pub(crate) static MISSES: RingBuf<Miss, MISS_BUFFER_BYTES> = RingBuf::new();
 #[btf_map]
 pub(crate) static LAST_MISS: LruHashMap<u64, u64, 1024> = LruHashMap::new();
 
+/// Cgroup id → when its container is back at its pace (`bpf_ktime_get_ns`). Only of connections in the host netns; whoever
+/// pushes others out gives them their burst anew.
+#[btf_map]
+pub(crate) static PACES: LruHashMap<u64, u64, 4096> = LruHashMap::new();
+
+/// The cookie of the host netns, if containers have a pace there; 0, which no namespace has, otherwise.
+#[unsafe(no_mangle)]
+pub(crate) static PACED_NETNS: Global<u64> = Global::new(0);
 /// The port of the target addresses, host byte order.
 #[unsafe(no_mangle)]
 pub(crate) static TARGET_PORT: Global<u16> = Global::new(80);

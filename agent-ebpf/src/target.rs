@@ -52,6 +52,21 @@ pub(crate) fn aimed6(addr: &bpf_sock_addr) -> Option<Address6> {
     }
 }
 
+/// Whether this `connect4` is aimed at the loopback address of our listeners, which the kernel also takes 0.0.0.0 for.
+#[inline(always)]
+pub(crate) fn direct4(addr: &bpf_sock_addr) -> bool {
+    (addr.user_ip4 == LOOPBACK_V4_BE || addr.user_ip4 == 0) && addr.type_ == STREAM
+}
+
+/// The same for this `connect6`.
+#[inline(always)]
+pub(crate) fn direct6(addr: &bpf_sock_addr) -> Option<Address6> {
+    if addr.type_ != STREAM {
+        return None;
+    }
+    loopback6(addr).or_else(|| classify(addr.user_ip6, [0; 4], 0))
+}
+
 /// Whether an address that `getpeername` is about to return is a loopback address our listeners could have.
 #[inline(always)]
 pub(crate) fn loopback6(addr: &bpf_sock_addr) -> Option<Address6> {

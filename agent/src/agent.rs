@@ -193,7 +193,12 @@ impl Agent {
         let eks_auth = EksAuth::new(settings, Names::start(confinement)?).await?;
 
         starting.now("the eBPF programs");
-        let targets = Targets { port: config.target_port, v4: config.steer.v4, v6: config.steer.v6 };
+        let targets = Targets {
+            port: config.target_port,
+            v4: config.steer.v4,
+            v6: config.steer.v6,
+            pace: config.max_share_per_pod.get() < 100,
+        };
         let (steering, events) = Steering::load(targets, config.log.verbosity.includes_debug())?;
         let steering = Arc::new(steering);
         let counted = Arc::clone(&steering);
@@ -212,7 +217,7 @@ impl Agent {
         let (tokens, watch, vouching) = kubelet(&config.kubelet_root, &clock);
         let engine =
             Engine::new(Arc::new(eks_auth), tokens, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
-        let pods = Pods::new(engine, Arc::clone(&metrics), watch);
+        let pods = Pods::new(engine, Arc::clone(&metrics), watch, config.max_share_per_pod);
         let (handle, commands) = DiscoveryHandle::new();
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
         let cgroups = CgroupResolver::start(Arc::clone(&kubepods), confinement)?;

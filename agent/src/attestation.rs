@@ -33,10 +33,10 @@ pub mod diag;
 use diag::{DiagError, SocketInfo};
 
 /// TCP states (`include/net/tcp_states.h`).
-const ESTABLISHED: u8 = 1;
+pub(crate) const ESTABLISHED: u8 = 1;
 const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
-const CLOSE_WAIT: u8 = 8;
+pub(crate) const CLOSE_WAIT: u8 = 8;
 
 /// Cgroups whose pod is remembered. A pod can make cgroups without end: when the table is full it is emptied, which
 /// costs each a look-up of 5 µs.

@@ -24,6 +24,7 @@ pub mod probe;
 pub mod refusal;
 pub mod self_test;
 pub mod server;
+pub mod share;
 pub mod steering;
 pub mod sys;
 pub mod telemetry;

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub impersonation_attempts: Total,
     /// Connections accepted.
     pub connections_accepted: Total,
+    /// Times that a connection had to wait because its pod asked for more than its share.
+    pub delays: Total,
     /// Connections open now.
     pub connections: Gauge,
     /// Pods known now.
@@ -141,6 +143,8 @@ pub struct SteeringCounts {
     pub steered: u64,
     /// Connections refused because their namespace has no listener.
     pub missed: u64,
+    /// Connections refused because their container makes too many in the host netns.
+    pub paced: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -211,6 +215,12 @@ impl Metrics {
                 Total::default(),
             ),
             connections_accepted: register(r, "connections_total", "Connections accepted", Total::default()),
+            delays: register(
+                r,
+                "delays_total",
+                "Waits of connections whose pod asked for more than its share",
+                Total::default(),
+            ),
             connections: register(r, "connections", "Connections open now", Gauge::default()),
             pods: register(r, "pods", "Pods known now", Gauge::default()),
             namespaces: register(r, "namespaces", "Network namespaces with a listener now", Gauge::default()),
@@ -339,8 +349,9 @@ type Column = (&'static str, &'static str, fn(&SteeringCounts) -> u64);
 impl Collector for Sources {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let programs = self.0.steering.get().map(|read| read()).unwrap_or_default();
-        let columns: [Column; 2] = [
+        let columns: [Column; 3] = [
             ("steering_steered_total", "Connections rewritten to a listener.", |p| p.steered),
+            ("steering_paced_total", "Connections refused for being too many in the host netns.", |p| p.paced),
             ("steering_missed_total", "Connections refused for want of a listener.", |p| p.missed),
         ];
         for (name, help, value) in columns {

@@ -1,10 +1,12 @@
 //! What there is one of for each pod, and the table of all pods. Discovery alone adds and ends pods.
 use std::{
     collections::HashMap,
+    num::NonZeroU8,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +17,7 @@ use crate::{
     kubelet::TokenWatchHandle,
     metrics::Metrics,
     pod_uid::PodUid,
+    share::Share,
 };
 
 /// Connections of one pod at the same time. The largest pods keep some dozens of SDK clients; each connection is a
@@ -32,6 +35,7 @@ pub struct Pod {
     credentials: Credentials,
     connections: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    share: Arc<Share>,
     granted: AtomicBool,
 }
 
@@ -47,7 +51,7 @@ pub enum Admission {
 }
 
 impl Pod {
-    fn new(uid: PodUid, engine: &Arc<Engine>) -> Self {
+    fn new(uid: PodUid, engine: &Arc<Engine>, share: Share) -> Self {
         let ended = CancellationToken::new();
         Self {
             uid,
@@ -55,6 +59,7 @@ impl Pod {
             ended,
             connections: Arc::new(Semaphore::new(CONNECTIONS_PER_POD)),
             refusals: Arc::new(Semaphore::new(REFUSALS_PER_POD)),
+            share: Arc::new(share),
             granted: AtomicBool::new(false),
         }
     }
@@ -83,6 +88,12 @@ impl Pod {
         &self.credentials
     }
 
+    /// What it may take of the serving thread.
+    #[must_use]
+    pub fn share(&self) -> &Arc<Share> {
+        &self.share
+    }
+
     /// Counts a connection against the pod for as long as the permit lives.
     #[must_use]
     pub fn admit(&self) -> Admission {
@@ -107,14 +118,20 @@ pub struct Pods {
     engine: Arc<Engine>,
     metrics: Arc<Metrics>,
     tokens: Option<TokenWatchHandle>,
+    share_percent: NonZeroU8,
     by_uid: Mutex<HashMap<PodUid, Arc<Pod>>>,
 }
 
 impl Pods {
-    /// No pods yet.
+    /// No pods yet. `share_percent` is what one may take of the serving thread.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, metrics: Arc<Metrics>, tokens: Option<TokenWatchHandle>) -> Arc<Self> {
-        Arc::new(Self { engine, metrics, tokens, by_uid: Mutex::default() })
+    pub fn new(
+        engine: Arc<Engine>,
+        metrics: Arc<Metrics>,
+        tokens: Option<TokenWatchHandle>,
+        share_percent: NonZeroU8,
+    ) -> Arc<Self> {
+        Arc::new(Self { engine, metrics, tokens, share_percent, by_uid: Mutex::default() })
     }
 
     /// The pod, if it is known.
@@ -132,7 +149,10 @@ impl Pods {
     /// Adds a pod whose cgroup exists.
     pub fn add(&self, uid: PodUid) -> Arc<Pod> {
         let mut table = self.table();
-        let pod = table.entry(uid).or_insert_with(|| Arc::new(Pod::new(uid, &self.engine)));
+        let pod = table.entry(uid).or_insert_with(|| {
+            let share = Share::new(self.share_percent, Instant::now());
+            Arc::new(Pod::new(uid, &self.engine, share))
+        });
         let pod = Arc::clone(pod);
         self.metrics.pods.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
         drop(table);

@@ -14,6 +14,7 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, cgroup_sock_addr::CgroupSockAddrLink},
 };
 use aya_log::EbpfLogger;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 
 use crate::{metrics::SteeringCounts, netns::NetnsSockets, sys};
@@ -36,6 +37,8 @@ pub struct Targets {
     pub v4: bool,
     /// Whether `fd00:ec2::23` is steered.
     pub v6: bool,
+    /// Whether containers have a pace at which they may connect in the agent's own namespace, the host netns.
+    pub pace: bool,
 }
 
 /// Why the programs cannot do their work.
@@ -73,6 +76,9 @@ pub enum SteeringError {
     /// The cgroup cannot be opened.
     #[error("cannot open the kubepods cgroup {0}: {1}")]
     Cgroup(String, #[source] io::Error),
+    /// The host netns cannot be told from others.
+    #[error("cannot read the cookie of the agent's network namespace: {0} (SO_NETNS_COOKIE, Linux 5.14)")]
+    Netns(#[source] io::Error),
     /// A map is not what the agent expects; only a defect of the build can cause it.
     #[error("the eBPF object's map {0} cannot be used: {1}")]
     Map(&'static str, #[source] MapError),
@@ -127,11 +133,13 @@ impl Steering {
     pub fn load(targets: Targets, debug: bool) -> Result<(Self, Events), SteeringError> {
         let level = if debug { aya_log::Level::Debug as u8 } else { 0 };
         let (v4, v6) = (u8::from(targets.v4), u8::from(targets.v6));
+        let paced_netns = if targets.pace { own_netns_cookie().map_err(SteeringError::Netns)? } else { 0 };
         let mut loader = EbpfLoader::new();
         loader
             // The programs relocate nothing against the kernel's types: its BTF would only cost 5 MB to read.
             .btf(None)
             .override_global(names::TARGET_PORT, &targets.port, true)
+            .override_global(names::PACED_NETNS, &paced_netns, true)
             .override_global(names::STEER_V4, &v4, true)
             .override_global(names::STEER_V6, &v6, true)
             .override_global(aya_log::LEVEL, &level, true);
@@ -203,6 +211,8 @@ impl Steering {
         for cpu in per_cpu.iter() {
             total.connect4_steered += cpu.connect4_steered;
             total.connect4_missed += cpu.connect4_missed;
+            total.connect4_paced += cpu.connect4_paced;
+            total.connect6_paced += cpu.connect6_paced;
             total.connect6_steered += cpu.connect6_steered;
             total.connect6_missed += cpu.connect6_missed;
             total.getpeername4_rewritten += cpu.getpeername4_rewritten;
@@ -219,8 +229,18 @@ impl Steering {
             |_| Vec::new(),
             |c| {
                 vec![
-                    SteeringCounts { program: "connect4", steered: c.connect4_steered, missed: c.connect4_missed },
-                    SteeringCounts { program: "connect6", steered: c.connect6_steered, missed: c.connect6_missed },
+                    SteeringCounts {
+                        program: "connect4",
+                        steered: c.connect4_steered,
+                        missed: c.connect4_missed,
+                        paced: c.connect4_paced,
+                    },
+                    SteeringCounts {
+                        program: "connect6",
+                        steered: c.connect6_steered,
+                        missed: c.connect6_missed,
+                        paced: c.connect6_paced,
+                    },
                 ]
             },
         )
@@ -282,6 +302,13 @@ async fn readable(log: &mut Option<LogReader>) -> io::Result<LogGuard<'_>> {
         Some(log) => log.readable_mut().await,
         None => std::future::pending().await,
     }
+}
+
+/// The agent runs in the host netns.
+fn own_netns_cookie() -> io::Result<u64> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    sys::netns_cookie(&socket)
 }
 
 fn read_miss(bytes: &[u8]) -> Option<Miss> {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pod_identity_tests::{
-    agent::Agent,
+    agent::{Agent, AgentSpec},
     client::{Answer, Client, Tally},
     link_local::LinkLocal,
     node::{Node, NodeSpec},
@@ -58,9 +58,10 @@ impl Scene {
         Ok(Self { victim, thief, node })
     }
 
-    /// Starts the agent; the victim's credentials are there when this returns.
+    /// Starts the agent; the victim's credentials are there when this returns. No pod has a share that limits it: an
+    /// attacker is to be as fast as it can be.
     pub(crate) fn agent(&self) -> Result<Agent> {
-        let agent = self.node.agent()?;
+        let agent = self.node.agent_with(&AgentSpec::flags(&["--max-share-per-pod", "100"]))?;
         as_an_sdk(&self.victim)?;
         Ok(agent)
     }

@@ -170,6 +170,13 @@ pub fn eventually<T>(what: &str, timeout: Duration, mut ask: impl FnMut() -> Res
     }
 }
 
+/// Processor time that this process has used, in user and kernel mode.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// Where a binary of this workspace is: beside the test binary, or where `POD_IDENTITY_AGENT_BIN` says for the agent.
 pub fn binary(name: &str) -> Result<PathBuf> {
     if name == "pod-identity-agent"

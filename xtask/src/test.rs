@@ -36,6 +36,8 @@ enum Tier {
     Node,
     /// Attacks on the agent and what comes of them, as a table. Needs root.
     Attacks,
+    /// Pods at their worst, and what the others notice of it; one test at a time. Needs root.
+    Abuse,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
 }
@@ -47,12 +49,13 @@ impl Tier {
             Self::Unit => "unit",
             Self::Node => "node",
             Self::Attacks => "attacks",
+            Self::Abuse => "abuse",
             Self::Sdk => "sdk",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Sdk)
+        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk)
     }
 }
 
@@ -83,26 +86,26 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
-        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], options),
-        Tier::Node | Tier::Attacks | Tier::Sdk => {
+        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], options),
+        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-            run_tests(&["--workspace", "--test", tier.name()], options)
+            // What measures has the machine for itself, and shows what it measured.
+            let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
+            run_tests(&["--workspace", "--test", tier.name()], alone, options)
         }
     }
 }
 
-fn run_tests(selection: &[&str], options: &Options) -> Result<()> {
+fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
     cargo.args(selection);
     cargo.env(clients::VARIABLE, Clients::locate()?.directory());
     if options.full {
         cargo.env(SIZE, "full");
     }
-    if let Some(filter) = &options.filter {
-        cargo.args(["--", filter]);
-    }
+    cargo.arg("--").args(harness).args(&options.filter);
     process::run(&mut cargo)
 }
 

@@ -1,14 +1,17 @@
 //! The flags as clap reads them, and the texts of `--help`.
 use std::ffi::OsString;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::values;
-use crate::confinement::Seccomp;
-use crate::telemetry::{LogFormat, Verbosity};
+use crate::{
+    confinement::Seccomp,
+    share,
+    telemetry::{LogFormat, Verbosity},
+};
 
 /// Gives the pods of this node their IAM credentials, as EKS Pod Identity does.
 #[derive(Debug, Parser)]
@@ -105,6 +108,10 @@ pub(super) struct ServerArgs {
     /// Calls to EKS Auth under way at once
     #[arg(long, value_name = "N", env = "POD_IDENTITY_AGENT_MAX_UPSTREAM_CONCURRENCY", default_value = "64", value_parser = values::count::<NonZeroU32>)]
     pub(super) max_upstream_concurrency: NonZeroU32,
+
+    /// Percent of the serving thread's time that one pod may take; what it asks for beyond is served later, 100 is no limit
+    #[arg(long, value_name = "PERCENT", env = "POD_IDENTITY_AGENT_MAX_SHARE_PER_POD", default_value_t = share::DEFAULT_PERCENT, value_parser = values::percent)]
+    pub(super) max_share_per_pod: NonZeroU8,
 
     /// Read the node's credentials file again and again (hybrid nodes)
     #[arg(long, value_name = "BOOL", env = "POD_IDENTITY_AGENT_ROTATE_CREDENTIALS", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, action = ArgAction::Set)]

@@ -1,6 +1,6 @@
 //! From flags to a configuration that is right as a whole.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,6 +64,8 @@ pub struct ServerConfig {
     pub max_service_qps: NonZeroU32,
     /// Calls to EKS Auth under way at once.
     pub max_upstream_concurrency: NonZeroU32,
+    /// What one pod may take of the serving thread, in percent.
+    pub max_share_per_pod: NonZeroU8,
     /// Whether the node's credentials file is read again and again.
     pub rotate_credentials: bool,
     /// Whether credentials are fetched before a pod asks.
@@ -152,6 +154,7 @@ impl ServerConfig {
             max_cache_size: args.max_cache_size,
             max_service_qps: NonZeroU32::new(args.max_service_qps).unwrap_or(DEFAULT_QPS),
             max_upstream_concurrency: args.max_upstream_concurrency,
+            max_share_per_pod: args.max_share_per_pod,
             rotate_credentials: args.rotate_credentials,
             prefetch: args.prefetch,
             host_network_pods: args.host_network_pods,

@@ -1,4 +1,4 @@
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
 use super::*;
@@ -45,6 +45,7 @@ fn defaults_are_those_of_the_official_agent() {
             max_cache_size: 2000,
             max_service_qps: NonZeroU32::new(3).unwrap(),
             max_upstream_concurrency: NonZeroU32::new(64).unwrap(),
+            max_share_per_pod: NonZeroU8::new(10).unwrap(),
             rotate_credentials: false,
             prefetch: true,
             host_network_pods: HostNetworkPods::Serve,
@@ -126,6 +127,8 @@ fn each_mistake_is_told_in_one_line_with_what_to_change() {
         ("server -c -b", "--cluster-name"),
         ("server -c prod --port 0", "use a port from 1 to 65535"),
         ("server -c prod --port 65536", "--port"),
+        ("server -c prod --max-share-per-pod 0", "use a whole number from 1 to 100"),
+        ("server -c prod --max-share-per-pod 101", "use a whole number from 1 to 100"),
         ("server -c prod --port http", "--port"),
         ("server -c prod --unknown", "--unknown"),
         ("server -c prod --listener-port 7-8", "--listener-ports"),
@@ -188,7 +191,7 @@ fn every_server_flag_has_a_variable_and_help_shows_both() {
         assert!(!variable.ends_with("_PORT"), "{variable}");
         assert!(help.contains(&variable), "{flag}");
     }
-    assert_eq!(flags, 21, "{help}");
+    assert_eq!(flags, 22, "{help}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Values of flags, durations and booleans as Go's flag packages write them: so existing configurations do.
+use std::num::NonZeroU8;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -78,6 +79,16 @@ pub(super) struct NotAPort;
 /// Reads a port that can be connected to.
 pub(super) fn port(text: &str) -> Result<u16, NotAPort> {
     text.parse().ok().filter(|&port| port != 0).ok_or(NotAPort)
+}
+
+/// The text is no share of something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("use a whole number from 1 to 100")]
+pub(super) struct NotAPercentage;
+
+/// Reads a share that is not nothing.
+pub(super) fn percent(text: &str) -> Result<NonZeroU8, NotAPercentage> {
+    text.parse().ok().filter(|percent: &NonZeroU8| percent.get() <= 100).ok_or(NotAPercentage)
 }
 
 /// The text is no number of things, or not one that is allowed.

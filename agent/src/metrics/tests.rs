@@ -65,10 +65,11 @@ fn outcomes_index_their_own_histograms() {
 fn numbers_kept_by_others_are_read_at_the_scrape() {
     let metrics = Metrics::new();
     assert!(says(&metrics, "pod_identity_log_lines_dropped_total 0"));
-    metrics.read_steering_from(|| vec![SteeringCounts { program: "connect4", steered: 7, missed: 2 }]);
+    metrics.read_steering_from(|| vec![SteeringCounts { program: "connect4", steered: 7, missed: 2, paced: 3 }]);
     metrics.read_dropped_log_lines_from(|| 3);
     assert!(says(&metrics, "pod_identity_steering_steered_total{program=\"connect4\"} 7"));
     assert!(says(&metrics, "pod_identity_steering_missed_total{program=\"connect4\"} 2"));
+    assert!(says(&metrics, "pod_identity_steering_paced_total{program=\"connect4\"} 3"));
     assert!(says(&metrics, "pod_identity_log_lines_dropped_total 3"));
 }
 

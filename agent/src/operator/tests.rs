@@ -8,6 +8,7 @@ use crate::{
     credentials::{Clock, Engine, Grant, NoTokens, PresentedToken, Upstream, UpstreamFuture, engine::Limits},
     metrics::Metrics,
     refusal::UpstreamError,
+    share,
     token::{Claims, TokenDigest},
 };
 
@@ -67,7 +68,7 @@ async fn node() -> Operator {
         Arc::clone(&metrics),
         Handle::current(),
     );
-    let pods = Pods::new(engine, metrics, None);
+    let pods = Pods::new(engine, metrics, None, share::DEFAULT_PERCENT);
     pods.add(UNNAMED.parse().unwrap());
     let second = pods.add(SECOND.parse().unwrap());
     second.credentials().vouch(&token(SECOND, None, "refused"));

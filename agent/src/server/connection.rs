@@ -2,6 +2,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,12 +23,14 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, record, route};
+use super::{Context, metered::Metered, record, route};
 use crate::{
-    attestation::{Caller, Evidence, Unattested},
+    attestation::{CLOSE_WAIT, Caller, ESTABLISHED, Evidence, Unattested},
     namespace::Namespace,
     pods::Admission,
     refusal::Refusal,
+    share::Share,
+    sys,
 };
 
 /// From the connection to its first request's head. SDKs send it at once.
@@ -49,16 +52,27 @@ pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, str
     let accepted = Instant::now();
     context.metrics.connections_accepted.inc();
     // Without its own address the socket is dead already.
-    let Ok(local) = stream.local_addr() else { return };
+    let Ok(local) = stream.local_addr() else { return namespace.pay(accepted.into_std()) };
     match context.attestor.attest(&namespace, &stream, peer, local).await {
-        Ok(caller) => serve_caller(context, namespace, stream, caller, accepted).await,
+        Ok(caller) => {
+            bill(&namespace, caller.pod().share(), accepted);
+            admit(context, namespace, stream, caller, accepted).await;
+        }
         Err(Unattested::Drop) => {
             // Without evidence: what the look-up said is about somebody else by now.
             let nobody = Evidence::default();
             record::refused(&context, &namespace, nobody, &Refusal::UnknownSocket, accepted.elapsed());
             reset(stream);
+            namespace.pay(accepted.into_std());
+        }
+        // Whoever connects and hangs up at once is unknown to the kernel by now, and need not be told so.
+        Err(Unattested::Refused(Refusal::UnknownSocket, _)) if !is_connected(&stream) => {
+            context.metrics.refused(&Refusal::UnknownSocket);
+            drop(stream);
+            namespace.pay(accepted.into_std());
         }
         Err(Unattested::Refused(refusal, who)) => {
+            bill(&namespace, &namespace.strangers, accepted);
             record::refused(&context, &namespace, who, &refusal, accepted.elapsed());
             match Arc::clone(&namespace.unattested).try_acquire_owned() {
                 Ok(_permit) => refuse(&context, stream, refusal, accepted).await,
@@ -68,17 +82,44 @@ pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, str
     }
 }
 
+/// Whether the other end is still there; it may have closed its direction.
+fn is_connected(stream: &TcpStream) -> bool {
+    matches!(sys::tcp_state(stream), Ok(ESTABLISHED | CLOSE_WAIT))
+}
+
+/// Charges for a connection that was accepted, once it is known who pays.
+fn bill(namespace: &Namespace, share: &Arc<Share>, accepted: Instant) {
+    let now = Instant::now();
+    share.spend(now - accepted, now.into_std());
+    namespace.bill(share);
+}
+
+/// Serves a caller under its pod's limits.
+async fn admit(context: Arc<Context>, namespace: Arc<Namespace>, stream: TcpStream, caller: Caller, accepted: Instant) {
+    let admission = caller.pod().admit();
+    if matches!(admission, Admission::Reset) {
+        // At once, and not when the pod is out of debt: until then it would keep a descriptor.
+        record::refused(&context, &namespace, (&caller).into(), &Refusal::PodLimit, accepted.elapsed());
+        return reset(stream);
+    }
+    let (share, ended) = (Arc::clone(caller.pod().share()), caller.pod().ended().clone());
+    let (logged_to, delayed) = (Arc::clone(&context), caller.clone());
+    let work = pin!(serve_caller(context, namespace, stream, caller, accepted, admission));
+    Metered::new(share, ended, work, move || record::delayed(&logged_to, &delayed)).await;
+}
+
 async fn serve_caller(
     context: Arc<Context>,
     namespace: Arc<Namespace>,
     stream: TcpStream,
     caller: Caller,
     accepted: Instant,
+    admission: Admission,
 ) {
     let refused = |refusal: &Refusal| {
         record::refused(&context, &namespace, (&caller).into(), refusal, accepted.elapsed());
     };
-    match caller.pod().admit() {
+    match admission {
         Admission::Serve(_permit) => {
             context.metrics.connections.inc();
             let requests = Arc::new(Requests::new(accepted));
@@ -102,10 +143,7 @@ async fn serve_caller(
             refused(&Refusal::PodLimit);
             refuse(&context, stream, Refusal::PodLimit, accepted).await;
         }
-        Admission::Reset => {
-            refused(&Refusal::PodLimit);
-            reset(stream);
-        }
+        Admission::Reset => reset(stream),
     }
 }
 

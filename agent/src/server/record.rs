@@ -29,6 +29,8 @@ pub(super) enum Speaker {
     Pod(PodUid),
     /// Callers that are no pods, by the namespace they are in.
     Namespace(u64),
+    /// A pod that asks for more than its share.
+    Eager(PodUid),
     /// A pod that presents other pods' tokens.
     Impersonator(PodUid),
 }
@@ -102,6 +104,21 @@ pub(super) fn impersonation(context: &Context, caller: &Caller, claims: &Claims)
         claimed_service_account = %claims.service_account,
         suppressed,
         "impersonation attempt: a pod presented the service account token of another pod"
+    );
+}
+
+/// Counts, and tells, that a pod must wait as it asks for more than its share.
+pub(super) fn delayed(context: &Context, caller: &Caller) {
+    context.metrics.delays.inc();
+    let Some(suppressed) = may_log(context, Speaker::Eager(caller.pod().uid())) else { return };
+    tracing::info!(
+        decision = "delayed",
+        pod_uid = %caller.pod().uid(),
+        container_id = caller.container().map(tracing::field::display),
+        cgroup_id = caller.cgroup().0,
+        uid = caller.user(),
+        suppressed,
+        "the pod asks for more than its share of the agent's time (--max-share-per-pod): its connections wait"
     );
 }
 
