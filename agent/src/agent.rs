@@ -31,7 +31,7 @@ use crate::{
     pods::Pods,
     self_test::{self, Lacking},
     server::{self, Context, NoServer, Server},
-    steering::{Events, Steering, SteeringError, Targets},
+    steering::{Events, Order, Steering, SteeringError, Targets, guard::Guard},
     sys,
     vouching::{self, Vouching},
 };
@@ -126,13 +126,19 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         _ = interrupt.recv() => return Ok(()),
     };
     admin.know(Operator::new(Arc::clone(&agent.pods)));
-    agent.steering.attach(&agent.kubepods.directory())?;
+    agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
     // What the programs' loading took is not needed again.
     sys::trim_heap();
     drop(starting);
     tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
+    let guard = Guard::new(
+        Arc::clone(&agent.steering),
+        agent.kubepods.directory(),
+        Arc::clone(&agent.metrics),
+        readiness.clone(),
+    );
     let Agent { pods, vouching, discovery, commands, events, handle, steering, server, .. } = agent;
     let pulse = liveness.expect("discovery", discovery::RESCAN * MISSED_BEATS, Instant::now());
     let mut working = pin!(async {
@@ -140,6 +146,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
             outcome = discovery.run(commands, pulse) => outcome.map_err(AgentError::Discovery),
             outcome = events.forward(|miss| handle.missed(miss)) => outcome.map_err(AgentError::Events),
             () = vouch(vouching, pods) => Ok(()),
+            () = guard.watch() => Ok(()),
         }
     });
     let failed = tokio::select! {

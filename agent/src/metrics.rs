@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use agent_ebpf::names;
 use hyper::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode_registry;
@@ -43,6 +44,7 @@ pub struct Metrics {
     responses_ok: Total,
     refusals: Family<ReasonLabel, Total>,
     cache_errors: Family<CacheErrorLabels, Total>,
+    interference: Family<InterferenceLabels, Total>,
     answer_seconds: [Histogram; Answer::ALL.len()],
     eks_auth_seconds: [Histogram; EksAuthOutcome::ALL.len()],
     sources: Sources,
@@ -69,6 +71,8 @@ pub struct Metrics {
     pub namespaces: Gauge,
     /// Network namespaces of pods that could not be served.
     pub namespace_failures: Total,
+    /// Programs of others that run before the agent's own now, at all hooks together.
+    pub preceding_programs: Gauge,
     /// Rescans that found something the events had missed, and repaired it.
     pub reconciliations: Total,
 }
@@ -134,6 +138,29 @@ pub enum CacheErrorKind {
     NonRecoverable,
 }
 
+/// What somebody did to one of the agent's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interference {
+    /// Took it off its cgroup.
+    Detached,
+    /// Put another in its place.
+    Replaced,
+    /// Had another run before it.
+    Preceded,
+}
+
+impl Interference {
+    const ALL: [Self; 3] = [Self::Detached, Self::Replaced, Self::Preceded];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Detached => "detached",
+            Self::Replaced => "replaced",
+            Self::Preceded => "preceded",
+        }
+    }
+}
+
 /// What one program did, all CPUs together, as its map says at the moment of the scrape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SteeringCounts {
@@ -155,6 +182,12 @@ struct CodeLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InterferenceLabels {
+    program: &'static str,
+    kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -191,6 +224,7 @@ impl Metrics {
                 "Failed renewals by what they mean for the cache",
                 Family::default(),
             ),
+            interference: interference(r),
             answer_seconds: histograms(
                 r,
                 ("answer_seconds", "From a request's head to its answer"),
@@ -230,6 +264,12 @@ impl Metrics {
                 "Network namespaces of pods that could not be served",
                 Total::default(),
             ),
+            preceding_programs: register(
+                r,
+                "preceding_programs",
+                "eBPF programs of others that run before the agent's now",
+                Gauge::default(),
+            ),
             reconciliations: register(r, "reconciliations_total", "Repairs made by a rescan", Total::default()),
             registry,
         }
@@ -261,6 +301,11 @@ impl Metrics {
         self.cache_errors.get_or_create(&CacheErrorLabels { r#type, code }).inc();
     }
 
+    /// Counts what somebody did to a program.
+    pub fn interfered(&self, program: &'static str, interference: Interference) {
+        self.interference.get_or_create(&InterferenceLabels { program, kind: interference.label() }).inc();
+    }
+
     /// Books the time from a request's head to its answer.
     pub fn answered(&self, answer: Answer, took: Duration) {
         observe(&self.answer_seconds, answer as usize, took);
@@ -289,6 +334,18 @@ impl Metrics {
         let _ = encode_registry(&mut text, &self.registry);
         text
     }
+}
+
+/// Nothing was done to any program yet.
+fn interference(registry: &mut Registry) -> Family<InterferenceLabels, Total> {
+    let help = "What others did to the agent's eBPF programs";
+    let family = register(registry, "interference_total", help, Family::default());
+    for program in names::PROGRAMS {
+        for kind in Interference::ALL.map(Interference::label) {
+            let _ = family.get_or_create_owned(&InterferenceLabels { program, kind });
+        }
+    }
+    family
 }
 
 impl Default for Metrics {

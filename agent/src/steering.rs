@@ -2,7 +2,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsRawFd as _,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -11,13 +11,20 @@ use agent_ebpf::{Counters, Miss, names};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError, PerCpuArray, RingBuf, SockHash},
-    programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, cgroup_sock_addr::CgroupSockAddrLink},
+    programs::{CgroupSockAddr, ProgramError, ProgramFd},
 };
 use aya_log::EbpfLogger;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use tokio::io::unix::AsyncFd;
 
 use crate::{metrics::SteeringCounts, netns::NetnsSockets, sys};
+
+mod attachment;
+pub mod guard;
+
+pub use attachment::Order;
+
+use attachment::{Attachment, HOOKS};
 
 /// The object that agent/build.rs made of agent-ebpf.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/agent-ebpf.o"));
@@ -71,7 +78,16 @@ pub enum SteeringError {
         cgroup: String,
         /// The kernel's answer.
         #[source]
-        error: Box<ProgramError>,
+        error: io::Error,
+    },
+    /// The kernel does not say what is attached.
+    #[error("cannot tell whether the eBPF program {program} is still attached: {error}")]
+    Inspect {
+        /// Its name.
+        program: &'static str,
+        /// The kernel's answer.
+        #[source]
+        error: io::Error,
     },
     /// The cgroup cannot be opened.
     #[error("cannot open the kubepods cgroup {0}: {1}")]
@@ -108,11 +124,8 @@ pub struct Steering {
 enum Programs {
     /// In the kernel, attached nowhere: listeners can be there first.
     Loaded(Box<Ebpf>),
-    /// At work. A link keeps its program, and a program its maps: the rest of the object is not needed any more.
-    Attached {
-        #[expect(dead_code, reason = "held for its Drop, which detaches the programs")]
-        links: Vec<CgroupSockAddrLink>,
-    },
+    /// At work. A program keeps its maps: the rest of the object is not needed any more.
+    Attached(Vec<Attachment>),
     /// At work no more.
     Detached,
 }
@@ -168,21 +181,28 @@ impl Steering {
     }
 
     /// Attaches the programs to a cgroup and all cgroups below it. Does nothing when they are not just loaded.
-    pub fn attach(&self, cgroup: &Path) -> Result<(), SteeringError> {
+    pub fn attach(&self, cgroup: &Path, order: Order) -> Result<(), SteeringError> {
         let name = || cgroup.display().to_string();
         let directory = File::open(cgroup).map_err(|error| SteeringError::Cgroup(name(), error))?;
         let mut programs = self.programs();
         let Programs::Loaded(ebpf) = &mut *programs else { return Ok(()) };
-        let mut links = Vec::new();
-        for program in names::PROGRAMS {
-            let failed = |error| SteeringError::Attach { program, cgroup: name(), error: Box::new(error) };
-            let loaded = program_mut(ebpf, program).map_err(failed)?;
-            // With a bpf_link several programs of one kind coexist whatever the mode says; the kernel takes no other.
-            let id = loaded.attach(directory.as_fd(), CgroupAttachMode::Single).map_err(failed)?;
-            links.push(loaded.take_link(id).map_err(failed)?);
+        let mut attachments = Vec::new();
+        for hook in HOOKS {
+            let program = hook.program;
+            let loaded = program_fd(ebpf, program)?;
+            let failed = |error| SteeringError::Attach { program, cgroup: name(), error };
+            attachments.push(Attachment::new(hook, loaded, &directory, order).map_err(failed)?);
         }
-        *programs = Programs::Attached { links };
+        *programs = Programs::Attached(attachments);
         Ok(())
+    }
+
+    /// Hands over what is attached: nothing before [`Steering::attach`] and after [`Steering::detach`].
+    fn with_attachments<R>(&self, f: impl FnOnce(&mut [Attachment]) -> R) -> R {
+        match &mut *self.programs() {
+            Programs::Attached(attachments) => f(attachments),
+            Programs::Loaded(_) | Programs::Detached => f(&mut []),
+        }
     }
 
     /// Steers the namespace of these sockets to them.
@@ -323,6 +343,12 @@ fn log_reader(ebpf: &mut Ebpf) -> Result<LogReader, SteeringError> {
 
 fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut CgroupSockAddr, ProgramError> {
     ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
+
+fn program_fd(ebpf: &mut Ebpf, program: &'static str) -> Result<ProgramFd, SteeringError> {
+    let failed = |error| SteeringError::Program { program, error: Box::new(error) };
+    let loaded = program_mut(ebpf, program).map_err(failed)?;
+    loaded.fd().and_then(|fd| fd.try_clone().map_err(ProgramError::IOError)).map_err(failed)
 }
 
 fn take_map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, SteeringError> {

@@ -1,6 +1,7 @@
 //! The system calls that no safe crate offers. All `unsafe` of the agent is here and below.
 #![expect(unsafe_code, reason = "raw system calls; each block argues why its pointers are valid")]
 
+pub(crate) mod bpf;
 mod heap;
 mod locked;
 pub mod stack;

@@ -12,6 +12,7 @@ mod discovery;
 mod ends;
 mod harness;
 mod inspection;
+mod interference;
 mod lifecycle;
 mod memory;
 mod network;

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod client;
 pub mod eks_auth;
+pub mod foreign;
 pub mod host;
 pub mod http1;
 pub mod kubelet;
