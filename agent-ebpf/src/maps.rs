@@ -46,10 +46,16 @@ pub(crate) static STEER_V4: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 pub(crate) static STEER_V6: Global<u8> = Global::new(1);
 
+/// `TCP_LISTEN` of include/net/tcp_states.h.
+const TCP_LISTEN: u32 = 10;
+
 /// The port, in host byte order, of the listener that `map` holds for this namespace.
 ///
 /// The socket's reference is held only for the read: a listener that closes right after it makes the connection
 /// fail with ECONNREFUSED, as any connection to a server that just closed.
+///
+/// A socket that somebody destroyed (`SOCK_DESTROY`, `CAP_NET_ADMIN` over the namespace) stays in the map until the agent
+/// has closed it, with its port, which others may have taken by then: only one that still listens counts.
 #[inline(always)]
 pub(crate) fn listener_port(map: &'static SockHash<u64, MAX_LISTENERS>, netns_cookie: u64) -> Option<u16> {
     // SAFETY: the map and the key outlive the call; a socket that is found is released before the function returns,
@@ -62,8 +68,9 @@ pub(crate) fn listener_port(map: &'static SockHash<u64, MAX_LISTENERS>, netns_co
         }
         // Volatile, or LLVM may sink the load below the release.
         let port = core::ptr::read_volatile(&raw const (*sk).src_port);
+        let state = core::ptr::read_volatile(&raw const (*sk).state);
         bpf_sk_release(sk.cast());
-        u16::try_from(port).ok()
+        if state == TCP_LISTEN { u16::try_from(port).ok() } else { None }
     }
 }
 
