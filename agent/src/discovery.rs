@@ -99,6 +99,8 @@ pub struct Discovery {
     retries: Retries,
     failures: RateLimiter<String>,
     worker_gone: bool,
+    /// Until when misses and lost listeners do not lead to another try to serve the host netns.
+    host_rests_until: Option<Instant>,
 }
 
 impl Discovery {
@@ -119,6 +121,7 @@ impl Discovery {
             retries: Retries::default(),
             failures: RateLimiter::new(3, Duration::from_mins(1), 1024),
             worker_gone: false,
+            host_rests_until: None,
         };
         match discovery.namespaces.serve_host().await {
             // What the kernel lacks for one namespace it lacks for all.
@@ -366,6 +369,9 @@ impl Discovery {
             return;
         }
         if let Ok(netns) = open_netns(miss.tid).and_then(|file| NetnsId::of(&file)) {
+            if self.namespaces.is_host(netns) {
+                self.serve_host_again().await;
+            }
             self.serve(&pod, netns, miss.tid).await;
         }
         self.look(&pod).await;
@@ -391,6 +397,10 @@ impl Discovery {
     /// opened anew no more often than its pods may be looked at; else the next miss or the rescan does it.
     async fn reopen(&mut self, serial: u64) {
         let Some((netns, users)) = self.namespaces.lost(serial) else { return };
+        if self.namespaces.is_host(netns) {
+            self.failed("the host netns", &"a listener was closed under the agent");
+            return self.serve_host_again().await;
+        }
         for pod in users {
             if let Some(known) = self.known.get_mut(&pod) {
                 known.namespaces.remove(&netns);
@@ -400,15 +410,26 @@ impl Discovery {
                 self.look(&pod).await;
             }
         }
-        // The host netns is nobody's own: the rescan opens its listener.
     }
 
-    async fn rescan(&mut self) -> Result<(), DiscoveryError> {
+    /// The host netns is nobody's own, so it has a rest of its own.
+    async fn serve_host_again(&mut self) {
+        if self.host_rests_until.is_none_or(|until| Instant::now() >= until) {
+            self.host_rests_until = Some(Instant::now() + SHORTEST_REST);
+            self.serve_host().await;
+        }
+    }
+
+    async fn serve_host(&mut self) {
         if !self.namespaces.serves_host()
             && let Err(error) = self.namespaces.serve_host().await
         {
             self.failed("the host netns", &error);
         }
+    }
+
+    async fn rescan(&mut self) -> Result<(), DiscoveryError> {
+        self.serve_host().await;
         let before = self.summary();
         self.scan().await?;
         if self.summary() != before {
