@@ -8,62 +8,59 @@ const ACCEPTED: usize = 4;
 /// Tokens that the kubelet wrote: the one in the file and the one before it.
 const VOUCHED: usize = 2;
 
-/// Why a token is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    /// EKS Auth gave credentials for it.
-    Accepted,
-    /// The kubelet wrote it into the pod's volume.
-    Vouched,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Known {
     digest: TokenDigest,
     expires_at: SystemTime,
-    proof: Proof,
 }
 
-/// Tokens that are good, oldest first. Digests only.
+/// Tokens that are good, digests only; oldest first in each list. A token may be in both: what EKS Auth accepted stays good
+/// when the kubelet has written others since.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(Vec<Known>);
+pub struct Tokens {
+    accepted: Vec<Known>,
+    vouched: Vec<Known>,
+}
 
 impl Tokens {
     /// Whether this token is good now. Each comparison takes the same time wherever digests differ.
     #[must_use]
     pub fn knows(&self, digest: &TokenDigest, now: SystemTime) -> bool {
-        self.0.iter().any(|known| known.digest == *digest && !token::expired(known.expires_at, now))
+        let mut known = self.accepted.iter().chain(&self.vouched);
+        known.any(|known| known.digest == *digest && !token::expired(known.expires_at, now))
     }
 
     /// Whether the kubelet wrote any of them.
     pub(super) fn has_vouched(&self) -> bool {
-        self.0.iter().any(|known| known.proof == Proof::Vouched)
+        !self.vouched.is_empty()
     }
 
     /// EKS Auth accepted this token.
     pub(super) fn accept(&mut self, digest: TokenDigest, expires_at: SystemTime, now: SystemTime) {
-        // The kubelet's word is the stronger one: it lasts across an eviction by other tokens.
-        if !self.0.iter().any(|known| known.digest == digest) {
-            self.add(Known { digest, expires_at, proof: Proof::Accepted }, ACCEPTED, now);
-        }
+        self.drop_expired(now);
+        add(&mut self.accepted, Known { digest, expires_at }, ACCEPTED);
     }
 
     /// The kubelet wrote this token.
     pub(super) fn vouch(&mut self, digest: TokenDigest, expires_at: SystemTime, now: SystemTime) {
-        self.0.retain(|known| known.digest != digest);
-        self.add(Known { digest, expires_at, proof: Proof::Vouched }, VOUCHED, now);
+        self.drop_expired(now);
+        add(&mut self.vouched, Known { digest, expires_at }, VOUCHED);
     }
 
-    fn add(&mut self, new: Known, most: usize, now: SystemTime) {
-        self.0.retain(|known| !token::expired(known.expires_at, now));
-        let alike = self.0.iter().filter(|known| known.proof == new.proof).count();
-        if alike >= most
-            && let Some(oldest) = self.0.iter().position(|known| known.proof == new.proof)
-        {
-            self.0.remove(oldest);
+    fn drop_expired(&mut self, now: SystemTime) {
+        for list in [&mut self.accepted, &mut self.vouched] {
+            list.retain(|known| !token::expired(known.expires_at, now));
         }
-        self.0.push(new);
     }
+}
+
+/// Adds a token, once, as the newest; the oldest makes room.
+fn add(list: &mut Vec<Known>, new: Known, most: usize) {
+    list.retain(|known| known.digest != new.digest);
+    if list.len() >= most {
+        list.remove(0);
+    }
+    list.push(new);
 }
 
 #[cfg(test)]
@@ -97,10 +94,43 @@ mod tests {
         for other in 0..100 {
             tokens.accept(digest(&format!("other-{other}")), UNIX_EPOCH + DAY, UNIX_EPOCH);
         }
-        tokens.accept(digest("file"), UNIX_EPOCH + DAY, UNIX_EPOCH);
         assert!(tokens.knows(&digest("file"), UNIX_EPOCH));
-        assert_eq!(tokens.0.len(), 1 + ACCEPTED);
-        assert!(tokens.knows(&digest("other-99"), UNIX_EPOCH) && !tokens.knows(&digest("other-0"), UNIX_EPOCH));
+        let known = (0..100).filter(|other| tokens.knows(&digest(&format!("other-{other}")), UNIX_EPOCH));
+        assert_eq!(known.collect::<Vec<_>>(), [96, 97, 98, 99]);
+    }
+
+    #[test]
+    fn what_eks_auth_accepted_stays_good_however_often_the_kubelet_rotates() {
+        let mut tokens = Tokens::default();
+        tokens.vouch(digest("first"), UNIX_EPOCH + DAY, UNIX_EPOCH);
+        tokens.accept(digest("first"), UNIX_EPOCH + DAY, UNIX_EPOCH);
+        for rotated in 0..9 {
+            tokens.vouch(digest(&format!("rotated-{rotated}")), UNIX_EPOCH + 2 * DAY, UNIX_EPOCH);
+        }
+        assert!(tokens.knows(&digest("first"), UNIX_EPOCH));
+        assert!(!tokens.knows(&digest("first"), UNIX_EPOCH + DAY + token::CLOCK_SKEW), "but not beyond its end");
+    }
+
+    #[test]
+    fn a_token_that_is_named_again_takes_no_room_and_is_the_newest() {
+        let mut tokens = Tokens::default();
+        for name in ["a", "b", "c", "d", "a", "a", "e"] {
+            tokens.accept(digest(name), UNIX_EPOCH + DAY, UNIX_EPOCH);
+        }
+        let known = ["a", "b", "c", "d", "e"].map(|name| tokens.knows(&digest(name), UNIX_EPOCH));
+        assert_eq!(known, [true, false, true, true, true]);
+    }
+
+    #[test]
+    fn only_what_the_kubelet_wrote_and_has_not_ended_is_vouched_for() {
+        let mut tokens = Tokens::default();
+        assert!(!tokens.has_vouched());
+        tokens.accept(digest("accepted"), UNIX_EPOCH + 3 * DAY, UNIX_EPOCH);
+        assert!(!tokens.has_vouched());
+        tokens.vouch(digest("file"), UNIX_EPOCH + DAY, UNIX_EPOCH);
+        assert!(tokens.has_vouched());
+        tokens.accept(digest("accepted"), UNIX_EPOCH + 3 * DAY, UNIX_EPOCH + 2 * DAY);
+        assert!(!tokens.has_vouched());
     }
 
     #[test]
@@ -109,7 +139,8 @@ mod tests {
         for name in 0..4 {
             tokens.accept(digest(&name.to_string()), UNIX_EPOCH + DAY, UNIX_EPOCH);
         }
+        tokens.vouch(digest("file"), UNIX_EPOCH + DAY, UNIX_EPOCH);
         tokens.accept(digest("new"), UNIX_EPOCH + 3 * DAY, UNIX_EPOCH + 2 * DAY);
-        assert_eq!(tokens.0.len(), 1);
+        assert_eq!((tokens.accepted.len(), tokens.vouched.len()), (1, 0));
     }
 }
