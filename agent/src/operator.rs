@@ -222,7 +222,7 @@ fn status_of(pod: &Pod) -> PodStatus {
                 association_id: issued.association_id.clone(),
                 issued_at: credentials::written(issued.issued_at).unwrap_or_default(),
                 expires_at: credentials::written(issued.expires_at).unwrap_or_default(),
-                renew_at: renew_at.and_then(credentials::written),
+                renew_at: credentials::written(*renew_at),
             };
             (PodState::Available, Some(served), renewal_failed.as_ref().map(failure))
         }

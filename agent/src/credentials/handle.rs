@@ -68,8 +68,8 @@ pub enum State {
         issued: Arc<Issued>,
         /// Tokens that are good for it.
         tokens: Tokens,
-        /// When they are renewed; `None` when nobody has asked for so long that the next request fetches.
-        renew_at: Option<SystemTime>,
+        /// When they are renewed, or the renewal is tried again.
+        renew_at: SystemTime,
         /// Why the last renewal failed; what is served stays valid all the same.
         renewal_failed: Option<Refusal>,
     },

@@ -196,8 +196,8 @@ impl Worker {
         self.tokens.vouch(digest, expires_at, self.engine.clock.now());
         // From now on fetches are made with what the file holds.
         self.kept_token = None;
-        if let State::Available { issued, renewal_failed, .. } = &**self.state.load() {
-            return self.publish(Arc::clone(issued), renewal_failed.clone());
+        if self.publish_again() {
+            return;
         }
         let nothing_yet = self.fetch.is_none() && self.plan == Plan::Wait;
         // A rotation tells nothing new of a pod that was renewed in vain already.
@@ -405,9 +405,16 @@ impl Worker {
 
     fn publish(&self, issued: Arc<Issued>, renewal_failed: Option<Refusal>) {
         let until_renewal = self.planned_at.saturating_duration_since(Instant::now());
-        let renew_at = (self.plan == Plan::Renew).then(|| self.engine.clock.now() + until_renewal);
+        let renew_at = self.engine.clock.now() + until_renewal;
         let state = State::Available { issued, tokens: self.tokens.clone(), renew_at, renewal_failed };
         self.state.store(Arc::new(state));
+    }
+
+    /// What is served is the same, but its tokens or the time of its renewal have changed. False if nothing is served.
+    fn publish_again(&self) -> bool {
+        let State::Available { issued, renewal_failed, .. } = &**self.state.load() else { return false };
+        self.publish(Arc::clone(issued), renewal_failed.clone());
+        true
     }
 
     /// When something is to be done without being asked: fetch, or wipe what has expired.
@@ -440,11 +447,13 @@ impl Worker {
         }
         match self.newest_token() {
             Ok(Some(token)) => self.start(token, Vec::new(), priority),
-            // The pod presents its newer token with its next request, which fetches.
-            Ok(None) => self.plan = Plan::Wait,
-            Err(Unreadable) => {
-                let until = self.restraint.token_unreadable(self.jitter.f64(), Instant::now());
+            // The pod has the token that is to come: its first request fetches.
+            Ok(None) if self.plan != Plan::Renew => self.plan = Plan::Wait,
+            // The kubelet may write a good one yet: given up, the renewal would leave what is served to its last minute.
+            Ok(None) | Err(Unreadable) => {
+                let until = self.restraint.without_token(self.jitter.f64(), Instant::now());
                 self.postpone(until);
+                self.publish_again();
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct Restraint {
     back_off: Option<BackOff>,
     /// Failed calls in a row.
     failures: u32,
+    /// Times in a row that a call which nobody asked for had no token to be made with.
+    without_token: u32,
     /// When a token that nothing vouches for may be shown to EKS Auth again.
     unproven_after: Instant,
     /// When the kubelet's file may be looked at again for such a token.
@@ -39,7 +41,14 @@ pub(super) struct Restraint {
 impl Restraint {
     /// Nothing has failed yet.
     pub(super) fn new(now: Instant) -> Self {
-        Self { verdicts: VecDeque::new(), back_off: None, failures: 0, unproven_after: now, look_after: now }
+        Self {
+            verdicts: VecDeque::new(),
+            back_off: None,
+            failures: 0,
+            without_token: 0,
+            unproven_after: now,
+            look_after: now,
+        }
     }
 
     /// Why this token is not shown to EKS Auth now. `proven` is a token that EKS Auth accepted or the kubelet wrote.
@@ -72,7 +81,7 @@ impl Restraint {
 
     /// EKS Auth gave credentials for this token.
     pub(super) fn answered(&mut self, digest: &TokenDigest) {
-        (self.failures, self.back_off) = (0, None);
+        (self.failures, self.without_token, self.back_off) = (0, 0, None);
         self.verdicts.retain(|verdict| verdict.digest != *digest);
     }
 
@@ -102,10 +111,11 @@ impl Restraint {
         until
     }
 
-    /// The token for a call that nobody asked for could not be read. Tells until when to wait.
-    pub(super) fn token_unreadable(&mut self, jitter: f64, now: Instant) -> Instant {
-        self.failures = self.failures.saturating_add(1);
-        now + policy::back_off(self.failures, jitter)
+    /// There was no token for a call that nobody asked for, or it could not be read. Tells until when to wait. No call has
+    /// failed, so a client's own is none the less urgent.
+    pub(super) fn without_token(&mut self, jitter: f64, now: Instant) -> Instant {
+        self.without_token = self.without_token.saturating_add(1);
+        now + policy::back_off(self.without_token, jitter)
     }
 
     /// An operator knows better: nothing is held back.

@@ -53,6 +53,8 @@ impl Upstream for Shared {
         let Self(script) = self.clone();
         Box::pin(async move {
             let call = script.calls.fetch_add(1, Ordering::SeqCst) + 1;
+            // Without latency a worker that asks at once again and again would never let the paused clock go on.
+            assert!(call < 10_000, "asked without end");
             let running = script.running.fetch_add(1, Ordering::SeqCst) + 1;
             script.most_running.fetch_max(running, Ordering::SeqCst);
             sleep(script.latency).await;
@@ -406,6 +408,37 @@ async fn a_flush_takes_away_what_eks_auth_refuses_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flush_is_told_of_the_end_of_its_own_fetch_and_of_nothing_before() {
+    const LATENCY: Duration = Duration::from_secs(1);
+    let outcomes = [Ok(LIFE), Err(Refusal::EksAuthUnavailable(Outage::Transport)), Err(denied())];
+    for (expected, under_way) in outcomes.iter().flat_map(|outcome| [(outcome, false), (outcome, true)]) {
+        let world = world(LATENCY);
+        world.obtain("t1").await.unwrap();
+        let answer = expected.clone();
+        world.script.answer(move |_| answer.clone());
+        let mut begins = Instant::now();
+        if under_way {
+            // The call is half over when the operator comes: the flush's own begins when it ends.
+            tokio::time::timeout(LATENCY / 2, world.obtain("t2")).await.unwrap_err();
+            begins += LATENCY;
+        }
+        let calls = world.script.calls();
+        let flushed = world.credentials.flush().await;
+        let running = world.script.running.load(Ordering::SeqCst);
+        assert_eq!((Instant::now() - begins, running), (LATENCY, 0), "{expected:?}, told {flushed:?}");
+        assert_eq!(world.script.calls(), calls + 1);
+        let is_told = match expected {
+            Ok(_) => {
+                matches!(&flushed, Flushed::Renewed(issued) if issued.access_key_id == format!("ASIA{}", calls + 1))
+            }
+            Err(Refusal::EksAuthRefused(_)) => matches!(flushed, Flushed::Refused(_)),
+            Err(_) => matches!(flushed, Flushed::Kept(_)),
+        };
+        assert!(is_told, "{expected:?}: {flushed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flush_during_a_fetch_begins_one_of_its_own() {
     let world = world(Duration::from_millis(50));
     let flush = async {
@@ -452,6 +485,31 @@ async fn a_renewal_waits_for_a_token_file_that_cannot_be_read() {
     *file.0.lock().unwrap() = Ok(Some("file"));
     sleep(Duration::from_mins(1)).await;
     assert_eq!(world.script.calls(), 2, "renewed as soon as the back-off allows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_without_a_good_token_is_tried_again_until_the_kubelet_has_written_one() {
+    let file = Arc::new(File(Mutex::new(Ok(Some("file"))), Clock::virtual_from(UNIX_EPOCH + START)));
+    let world = world_over(Duration::ZERO, 24 * HOUR, Arc::new(Arc::clone(&file)));
+    world.credentials.vouch(&world.token("file"));
+    world.obtain("file").await.unwrap();
+    *file.0.lock().unwrap() = Ok(None);
+    sleep(4 * HOUR).await;
+    assert_eq!(world.script.calls(), 1);
+    let now = world.clock.now();
+    assert!(matches!(&*world.credentials.state(), State::Available { renew_at, .. } if *renew_at > now));
+    *file.0.lock().unwrap() = Ok(Some("newer"));
+    sleep(Duration::from_mins(1)).await;
+    assert_eq!(world.script.calls(), 2, "renewed, though nobody has told of the new token");
+    assert!(world.cached("newer").is_some());
+    // With none until the end of what is served, nothing is tried beyond it.
+    *file.0.lock().unwrap() = Ok(None);
+    sleep(7 * HOUR).await;
+    assert!(matches!(&*world.credentials.state(), State::Empty));
+    *file.0.lock().unwrap() = Ok(Some("newest"));
+    sleep(HOUR).await;
+    assert_eq!(world.script.calls(), 2, "the pod's next request fetches");
+    assert_eq!(world.obtain("newest").await.unwrap().access_key_id, "ASIA3");
 }
 
 #[tokio::test(start_paused = true)]

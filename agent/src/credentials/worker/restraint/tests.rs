@@ -65,10 +65,31 @@ fn failures_hold_back_every_token_and_longer_each_time() {
     assert_eq!(restraint.objection(&digest("a"), true, now), Some(down()));
     assert_eq!(restraint.objection(&digest("a"), true, now + SECOND), None);
     assert_eq!(restraint.failed(&down(), 0.0, now), now + 2 * SECOND);
-    assert_eq!(restraint.token_unreadable(0.0, now), now + 4 * SECOND);
     restraint.answered(&digest("a"));
     assert_eq!(restraint.objection(&digest("a"), true, now), None);
     assert_eq!(restraint.failed(&down(), 0.0, now), now + SECOND);
+}
+
+#[test]
+fn a_missing_token_is_looked_for_less_often_each_time_and_holds_nobody_back() {
+    let now = Instant::now();
+    let mut restraint = Restraint::new(now);
+    assert_eq!(restraint.without_token(0.0, now), now + SECOND);
+    assert_eq!(restraint.without_token(0.0, now), now + 2 * SECOND);
+    assert_eq!(restraint.without_token(1.0, now), now + SECOND * 44 / 10);
+    assert_eq!((restraint.objection(&digest("a"), true, now), restraint.priority()), (None, Priority::Waiting));
+    restraint.answered(&digest("a"));
+    assert_eq!(restraint.without_token(0.0, now), now + SECOND);
+}
+
+#[test]
+fn the_file_is_looked_at_in_vain_once_a_second() {
+    let now = Instant::now();
+    let mut restraint = Restraint::new(now);
+    assert!(restraint.may_look_into_file(now));
+    restraint.looked_in_vain(now);
+    let then = now + policy::FILE_LOOK_INTERVAL;
+    assert!(!restraint.may_look_into_file(then - Duration::from_millis(1)) && restraint.may_look_into_file(then));
 }
 
 #[test]
