@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Result, anyhow, bail, ensure};
 use pod_identity_tests::{
+    agent::Agent,
     client::Client,
     host, http1,
     node::Node,
@@ -48,6 +49,11 @@ fn connect_to_agent(socket: OwnedFd) -> Result<TcpStream> {
 fn ask_on(mut stream: &TcpStream, token: &str) -> Result<http1::Response> {
     stream.write_all(http1::credentials_request(token).as_bytes())?;
     http1::read_response(&mut BufReader::new(stream), false)
+}
+
+/// Pods and namespaces that the agent holds.
+fn known(agent: &Agent) -> Result<[f64; 2]> {
+    Ok([agent.metric("pod_identity_pods")?, agent.metric("pod_identity_namespaces")?])
 }
 
 /// Ends all of a pod but its cgroup.
@@ -110,16 +116,20 @@ fn connections_are_reset_and_credentials_served_no_more() -> Result<()> {
         must_be_granted(&pod.ask_once(&Client::with_token(pod.token()).attempts(5))?)?;
         let stream = connection_of(&served.node, &pod)?;
         ensure!(ask_on(&stream, pod.token())?.status == 200);
+        // The namespace may be let go of as soon as the sandbox has ended, the pod not before its cgroup.
+        let [pods, namespaces] = known(&served.agent)?;
         end_processes(&mut pod)?;
         ensure!(ask_on(&stream, pod.token())?.status == 200, "the pod ended with its sandbox");
-        let known = served.agent.metric("pod_identity_pods")?;
-        let [reset, gone] =
-            measure_end(&mut pod, &stream, || Ok(served.agent.metric("pod_identity_pods")? < known - 0.5))?;
+        let [reset, gone] = measure_end(&mut pod, &stream, || {
+            let [left, open] = known(&served.agent)?;
+            Ok(left < pods - 0.5 && open < namespaces - 0.5)
+        })?;
         resets.push(reset);
         forgotten.push(gone);
     }
     must_be_prompt("connections reset", resets)?;
-    must_be_prompt("credentials forgotten", forgotten)
+    must_be_prompt("credentials and namespaces forgotten", forgotten)?;
+    served.pod.must_get_credentials().map(|_| ())
 }
 
 #[test]
