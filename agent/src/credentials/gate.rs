@@ -17,6 +17,9 @@
 //! failure (5xx, transport) may be one pod's, so it cuts nothing: the pod's next calls are [`Priority::Retry`], which
 //! together have a rate of their own and at most half of the places. A dead EKS Auth sees each pod's first call once and
 //! then that rate, however many pods there are.
+//!
+//! **What cannot be told beforehand** is that a pod's first call is going to hang. As many first calls at once as there are
+//! places, all hanging, hold up other pods' first calls until they time out; cached answers they do not.
 use std::{
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},

@@ -66,9 +66,10 @@ pub fn is_verdict(refusal: &Refusal) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::{collections::HashSet, time::UNIX_EPOCH};
 
     use super::*;
+    use crate::refusal::{Outage, UpstreamError};
 
     const HOUR: Duration = Duration::from_hours(1);
 
@@ -89,6 +90,29 @@ mod tests {
     fn credentials_that_are_expired_already_are_renewed_at_once() {
         let now = UNIX_EPOCH + HOUR;
         assert_eq!(renew_at(now, UNIX_EPOCH, 24 * HOUR, 0.5), now);
+    }
+
+    #[test]
+    fn jitter_differs_between_pods_and_between_starts_and_is_the_same_each_time_it_is_told() {
+        let pods: Vec<PodUid> = (0..100).map(|n| format!("00000000-0000-4000-8000-{n:012}").parse().unwrap()).collect();
+        let seeds = || (0..100).flat_map(|seed| pods.iter().map(move |pod| jitter_seed(seed, *pod)));
+        assert!(seeds().eq(seeds()));
+        assert_eq!(seeds().collect::<HashSet<_>>().len(), 100 * 100);
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_pod_is_a_verdict() {
+        let denied = UpstreamError::new(400, "id", "AccessDeniedException", "no");
+        assert!(is_verdict(&Refusal::EksAuthRefused(denied)));
+        for refusal in [
+            Refusal::NodeCredentials,
+            Refusal::EksAuthThrottled { retry_after: 1 },
+            Refusal::EksAuthUnavailable(Outage::Server),
+            Refusal::SubjectMismatch,
+            Refusal::Expiring,
+        ] {
+            assert!(!is_verdict(&refusal), "{refusal:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{
     tokens::Tokens,
 };
 use crate::{
-    metrics::{CacheErrorKind, EksAuthOutcome},
+    metrics::CacheErrorKind,
     pod_uid::PodUid,
     refusal::{Outage, Refusal},
     token::{self, TokenDigest},
@@ -35,7 +35,7 @@ use crate::{
 mod fetch;
 mod restraint;
 
-use fetch::{Done, Fetch, Stage, Waiting, answer, join, next_outcome};
+use fetch::{Done, Fetch, Stage, Waiting, answer, join, next_outcome, outcome_of, tell};
 use restraint::Restraint;
 
 /// Different tokens that may wait while one is with EKS Auth.
@@ -486,23 +486,6 @@ enum Decision {
     Serve(Arc<Issued>),
     Refuse(Refusal),
     Fetch,
-}
-
-fn outcome_of(answer: &Answer) -> EksAuthOutcome {
-    match answer {
-        Ok(_) => EksAuthOutcome::Ok,
-        Err(Refusal::EksAuthRefused(_)) => EksAuthOutcome::Refused,
-        Err(Refusal::NodeCredentials) => EksAuthOutcome::NodeCredentials,
-        Err(Refusal::EksAuthThrottled { .. }) => EksAuthOutcome::Throttled,
-        Err(_) => EksAuthOutcome::Unavailable,
-    }
-}
-
-fn tell(operators: Vec<oneshot::Sender<Flushed>>, flushed: &Flushed) {
-    for done in operators {
-        // Whoever hung up is gone.
-        let _ = done.send(flushed.clone());
-    }
 }
 
 async fn sleep_until(when: Option<Instant>) {

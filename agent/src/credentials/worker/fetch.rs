@@ -8,7 +8,7 @@ use super::super::{
     gate::{Outcome, Permit, Turn},
     handle::{Answer, Flushed, PresentedToken},
 };
-use crate::refusal::Refusal;
+use crate::{metrics::EksAuthOutcome, refusal::Refusal};
 
 /// A call to EKS Auth, and who waits for it.
 pub(super) struct Fetch {
@@ -54,6 +54,24 @@ pub(super) fn answer(waiters: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
     for waiter in waiters {
         // Whoever hung up is gone.
         let _ = waiter.send(answer.clone());
+    }
+}
+
+pub(super) fn tell(operators: Vec<oneshot::Sender<Flushed>>, flushed: &Flushed) {
+    for done in operators {
+        // Whoever hung up is gone.
+        let _ = done.send(flushed.clone());
+    }
+}
+
+/// What the metrics are to know of a call.
+pub(super) fn outcome_of(answer: &Answer) -> EksAuthOutcome {
+    match answer {
+        Ok(_) => EksAuthOutcome::Ok,
+        Err(Refusal::EksAuthRefused(_)) => EksAuthOutcome::Refused,
+        Err(Refusal::NodeCredentials) => EksAuthOutcome::NodeCredentials,
+        Err(Refusal::EksAuthThrottled { .. }) => EksAuthOutcome::Throttled,
+        Err(_) => EksAuthOutcome::Unavailable,
     }
 }
 
