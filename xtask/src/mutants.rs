@@ -1,6 +1,6 @@
-//! `mutants`: whether the fast unit tests of the credential engine notice when its pure policies are changed. Each change is
-//! built and tested for some 15 s on two cores, so it is part of no other command; what may survive is argued in
-//! `.cargo/mutants.toml`. A change that is not noticed fails the command, as does one that makes a test hang.
+//! `mutants`: whether the tests of the credential engine's pure policies notice when these are changed. Takes a quarter of
+//! an hour on two idle cores, so it is part of no other command. Fails unless each change makes a test fail; what may
+//! survive is named, and argued, in `.cargo/mutants.toml`.
 
 use std::process::Command;
 
@@ -9,6 +9,11 @@ use anyhow::Result;
 use crate::{clients, process, workspace};
 
 const VERSION: &str = "27.1.0";
+
+/// Modules of `agent/src/credentials/` that are pure: no clock of their own, no tasks. Each is held against its own unit
+/// tests alone. These take no time at all, and cannot hang: with a back-off of zero the engine asks for ever, and a test of
+/// the engine under a paused clock would be ended by a time-out, which is no proof.
+const PURE: [&str; 7] = ["policy", "tokens", "cache", "worker/restraint", "gate/policy", "gate/order", "gate/bucket"];
 
 pub(crate) fn run() -> Result<()> {
     // Beside the other pinned downloads: built once for each version.
@@ -23,13 +28,11 @@ pub(crate) fn run() -> Result<()> {
         });
         installed?;
     }
-    // In a copy of the tree. The tests take 2 s with so few random cases; a hang is no kill, and 60 s tell it from a busy
-    // machine.
+    // In a copy of the tree, which is built once from nothing.
     let mut mutants = Command::new(&tool);
-    mutants.current_dir(workspace::root()).args(["mutants", "--package", "pod-identity-agent", "--timeout", "60"]);
-    mutants.env("PROPTEST_CASES", "64");
-    mutants.args(["--output", "target", "--", "--locked", "--lib", "credentials::", "--"]);
-    // The simulations take longer than all others together, and find nothing here that these do not.
-    mutants.args(["--skip", "simulation::", "--skip", "eks_auth::"]);
+    mutants.current_dir(workspace::root()).args(["mutants", "--package", "pod-identity-agent", "--timeout", "30"]);
+    mutants.args(PURE.iter().flat_map(|module| ["--file".to_owned(), format!("agent/src/credentials/{module}.rs")]));
+    mutants.args(["--output", "target", "--", "--locked", "--lib", "--"]);
+    mutants.args(PURE.map(|module| format!("credentials::{}::", module.replace('/', "::"))));
     process::run(&mut mutants)
 }
