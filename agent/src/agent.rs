@@ -22,9 +22,9 @@ use crate::{
         self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
-    eks_auth::{self, EksAuth, EksAuthSettings, Names},
+    eks_auth::{self, ClusterName, EksAuth, EksAuthSettings, Names},
     health::{Liveness, NotReady, Readiness},
-    kubelet::TokenWatchHandle,
+    kubelet::{self, TokenWatchHandle},
     metrics::Metrics,
     netns::{NetnsWorker, NoNetnsWorker},
     operator::Operator,
@@ -193,7 +193,10 @@ impl Agent {
     ) -> Result<Self, AgentError> {
         let confinement = config.confinement();
         let settings = EksAuthSettings {
-            cluster: &config.cluster_name,
+            cluster: match &config.cluster_name {
+                Some(name) => ClusterName::Given(name),
+                None => ClusterName::Unknown(kubelet::kubeconfig(&config.kubelet_root)),
+            },
             endpoint: config.endpoint.as_deref(),
             rotate_credentials: config.rotate_credentials,
         };

@@ -20,7 +20,7 @@ mod tests;
 mod values;
 
 pub use args::HostNetworkPods;
-pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6};
+pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6, is_cluster_name};
 
 use args::{AnswerArgs, Args, CommandArgs, FlushArgs, Output};
 

@@ -1,5 +1,6 @@
 //! EKS Auth, through AWS's SDK: one call exchanges a service account token for credentials.
 use std::{
+    io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -18,6 +19,7 @@ use crate::{
 };
 
 mod causes;
+mod cluster;
 mod failure;
 mod http;
 mod node_credentials;
@@ -28,6 +30,7 @@ mod test_server;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::UnknownCluster;
 pub use http::{Names, ProxyError, TrustError};
 
 use http::{HttpClients, Timeouts};
@@ -38,14 +41,24 @@ const TIMEOUTS: Timeouts =
     Timeouts { connect: Duration::from_secs(3), head: Duration::from_secs(8), call: Duration::from_secs(10) };
 
 /// What the agent is told about EKS Auth.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct EksAuthSettings<'a> {
-    /// Name of the cluster.
-    pub cluster: &'a str,
+    /// How the cluster is known.
+    pub cluster: ClusterName<'a>,
     /// Address that replaces the region's own.
     pub endpoint: Option<&'a str>,
     /// Whether the shared credentials file is read again as soon as it changes.
     pub rotate_credentials: bool,
+}
+
+/// How the cluster's name is known.
+#[derive(Debug)]
+pub enum ClusterName<'a> {
+    /// It was given.
+    Given(&'a str),
+    /// It has to be found: here, if the kubelet's kubeconfig (which is handed over) tells it, or in what the instance
+    /// metadata service knows.
+    Unknown(io::Result<String>),
 }
 
 /// The cluster's EKS Auth.
@@ -65,6 +78,9 @@ pub enum SetupError {
          (hostNetwork, or a hop limit of 2)"
     )]
     NoRegion,
+    /// Nobody says which cluster this is.
+    #[error(transparent)]
+    NoCluster(#[from] UnknownCluster),
     /// A variable that names a proxy.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -88,17 +104,26 @@ impl EksAuth {
     /// Sets the client up; makes no call to EKS Auth. Reads proxies and certificates from the environment and the disk.
     pub async fn new(settings: EksAuthSettings<'_>, names: Names) -> Result<Self, SetupError> {
         let http = HttpClients::from_env(settings.endpoint, TIMEOUTS, names)?;
-        let region = node_credentials::region(&http).await.ok_or(SetupError::NoRegion)?;
+        let (region, region_from) = node_credentials::region(&http).await.ok_or(SetupError::NoRegion)?;
+        let (cluster, cluster_from) = match settings.cluster {
+            ClusterName::Given(name) => (name.to_owned(), "--cluster-name".to_owned()),
+            ClusterName::Unknown(kubeconfig) => {
+                let (name, source) = cluster::find(&http, kubeconfig).await?;
+                (name, source.to_string())
+            }
+        };
         let credentials = node_credentials::chain(&http, &region, settings.rotate_credentials);
-        tracing::info!(%region, endpoint = settings.endpoint.unwrap_or("the region's own"), "EKS Auth is set up");
-        Ok(Self::over(http.services, region, credentials, settings, TIMEOUTS))
+        let endpoint = settings.endpoint.unwrap_or("the region's own");
+        tracing::info!(%region, region_from, cluster, cluster_from, endpoint, "EKS Auth is set up");
+        Ok(Self::over(http.services, region, credentials, &cluster, settings.endpoint, TIMEOUTS))
     }
 
     fn over(
         http: SharedHttpClient,
         region: Region,
         credentials: NodeCredentials,
-        settings: EksAuthSettings<'_>,
+        cluster: &str,
+        endpoint: Option<&str>,
         timeouts: Timeouts,
     ) -> Self {
         let mut config = aws_sdk_eksauth::Config::builder()
@@ -111,10 +136,10 @@ impl EksAuth {
             .timeout_config(TimeoutConfig::builder().operation_timeout(timeouts.call).build())
             // The pod's worker decides when to ask again: retries in here would multiply its calls.
             .retry_config(RetryConfig::disabled());
-        if let Some(endpoint) = settings.endpoint {
+        if let Some(endpoint) = endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self { client: Client::from_conf(config.build()), cluster: settings.cluster.into(), credentials }
+        Self { client: Client::from_conf(config.build()), cluster: cluster.into(), credentials }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The service account tokens that the kubelet keeps on the node for its pods, as it writes and rotates them.
 //!
 //! The kubelet's directory shows every pod's secret volumes, so this is the only module that opens it, and all it gives
-//! out are token files, by pod UID. What a file says is not proof of anything by itself: whoever takes a token from
+//! out are token files, by pod UID, and the kubelet's own kubeconfig. What a file says is not proof of anything by itself: whoever takes a token from
 //! here must check that it names the UID it came with, and that the pod exists, which only its cgroup can tell.
 //!
 //! Events alone drive it, there is no poll of pods. The kubelet makes the volume's directory, mounts a tmpfs over it and
@@ -30,7 +30,7 @@ mod mounts;
 mod tests;
 mod watches;
 
-pub use files::{TokenFileError, TokenFiles};
+pub use files::{TokenFileError, TokenFiles, kubeconfig};
 use mounts::Mounts;
 use watches::{Change, Watches};
 

@@ -204,7 +204,6 @@ fn probe_says_what_the_kubelet_wants_to_know() -> Result<()> {
 #[test]
 fn a_bad_configuration_ends_at_once_and_says_what_to_change() -> Result<()> {
     for (args, says) in [
-        (vec!["server"], "--cluster-name"),
         (vec!["server", "-c", "x", "-b", "10.0.0.1"], "--bind-hosts '10.0.0.1'"),
         (vec!["server", "-c", "x", "--listener-ports", "30000-30010"], "below 30000"),
         (vec!["server", "-c", "x", "--endpoint", "eks"], "--endpoint"),

@@ -20,3 +20,4 @@ mod operator;
 mod outages;
 mod prefetch;
 mod upstream;
+mod zero_configuration;

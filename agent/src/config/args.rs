@@ -68,7 +68,7 @@ pub enum HostNetworkPods {
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(super) struct ServerArgs {
-    /// Name of the EKS cluster that this node belongs to (required)
+    /// Name of the EKS cluster that this node belongs to; EKS nodes know it themselves
     #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
     pub(super) cluster_name: Option<String>,
 

@@ -36,8 +36,8 @@ const DEFAULT_QPS: NonZeroU32 = NonZeroU32::MIN.saturating_add(2);
 /// What `server` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Name of the EKS cluster, as EKS allows one.
-    pub cluster_name: String,
+    /// Name of the EKS cluster, as EKS allows one, if it was given.
+    pub cluster_name: Option<String>,
     /// Port of the target addresses.
     pub target_port: u16,
     /// Which target addresses are steered.
@@ -92,9 +92,6 @@ pub struct Steer {
 /// What has to be changed about the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misconfigured {
-    /// No cluster name.
-    #[error("set --cluster-name (or POD_IDENTITY_AGENT_CLUSTER_NAME) to the name of the EKS cluster")]
-    NoClusterName,
     /// A name that EKS would not allow.
     #[error(
         "--cluster-name '{0}' is no EKS cluster name: use 1 to 100 letters, digits, - and _, the first a letter or digit"
@@ -140,7 +137,7 @@ impl ServerConfig {
             ));
         }
         Ok(Self {
-            cluster_name: cluster_name(args.cluster_name.as_deref())?,
+            cluster_name: given(args.cluster_name.as_deref()).map(cluster_name).transpose()?,
             target_port: args.port,
             steer: steer(&args.bind_hosts)?,
             probe_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, args.probe_port)),
@@ -177,15 +174,16 @@ fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }
 
-fn cluster_name(name: Option<&str>) -> Result<String, Misconfigured> {
-    let name = given(name).ok_or(Misconfigured::NoClusterName)?.to_owned();
+fn cluster_name(name: &str) -> Result<String, Misconfigured> {
+    if is_cluster_name(name) { Ok(name.to_owned()) } else { Err(Misconfigured::ClusterName(name.to_owned())) }
+}
+
+/// Whether EKS allows a cluster of this name.
+#[must_use]
+pub fn is_cluster_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if starts && name.len() <= 100 && name.bytes().all(allowed) {
-        Ok(name)
-    } else {
-        Err(Misconfigured::ClusterName(name))
-    }
+    starts && name.len() <= 100 && name.bytes().all(allowed)
 }
 
 fn steer(hosts: &[String]) -> Result<Steer, Misconfigured> {

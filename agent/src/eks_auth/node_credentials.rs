@@ -32,21 +32,22 @@ const IGNORED_PREFIXES: [&str; 2] = ["AWS_CONTAINER_", "AWS_WEB_IDENTITY_"];
 /// answers within milliseconds otherwise.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The region: environment, shared file, instance metadata.
-pub(super) async fn region(http: &HttpClients) -> Option<Region> {
+/// The region and who tells it: environment, shared file, instance metadata.
+pub(super) async fn region(http: &HttpClients) -> Option<(Region, &'static str)> {
     let config = ProviderConfig::without_region().with_http_client(http.services.clone());
     if let Some(region) = told(EnvironmentVariableRegionProvider::new().region().await) {
-        return Some(region);
+        return Some((region, "the environment"));
     }
     // The SDK stops at AWS_REGION even when that is set to nothing, as a chart's unfilled value sets it.
     if let Some(region) = told(env::var("AWS_DEFAULT_REGION").ok().map(Region::new)) {
-        return Some(region);
+        return Some((region, "the environment"));
     }
     if let Some(region) = told(ProfileFileRegionProvider::builder().configure(&config).build().region().await) {
-        return Some(region);
+        return Some((region, "the shared configuration file"));
     }
     let config = config.with_http_client(http.metadata.clone());
-    told(ImdsRegionProvider::builder().configure(&config).build().region().await)
+    let region = told(ImdsRegionProvider::builder().configure(&config).build().region().await)?;
+    Some((region, "the instance metadata service"))
 }
 
 /// A region that is not empty.

@@ -74,9 +74,8 @@ impl ProvideCredentials for Nobody {
 
 fn over(endpoint: &str, source: impl ProvideCredentials + 'static) -> EksAuth {
     let http = HttpClients::without_environment(SHORT);
-    let settings = EksAuthSettings { cluster: "production", endpoint: Some(endpoint), rotate_credentials: false };
     let credentials = NodeCredentials::new(source, Watched::nothing());
-    EksAuth::over(http.services, Region::new("eu-west-1"), credentials, settings, SHORT)
+    EksAuth::over(http.services, Region::new("eu-west-1"), credentials, "production", Some(endpoint), SHORT)
 }
 
 async fn call(eks_auth: &EksAuth) -> Result<Grant, Refusal> {
@@ -274,12 +273,12 @@ static SECOND_SUBSCRIBER: LazyLock<tracing::Dispatch> =
 async fn logged<T>(work: impl Future<Output = T>) -> (T, String) {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

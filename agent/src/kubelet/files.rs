@@ -1,6 +1,7 @@
 //! Opens and reads token files, and cannot be made to open anything else.
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::{Path, PathBuf},
     str,
@@ -95,6 +96,17 @@ impl TokenFiles {
     pub(super) fn pods_directory(&self) -> &Path {
         &self.path
     }
+}
+
+/// More than any kubeconfig has.
+const MAX_KUBECONFIG_BYTES: u64 = 64 * 1024;
+
+/// What the kubelet calls the API server with, which tells the cluster's name. EKS nodes keep it in the kubelet's root.
+pub fn kubeconfig(kubelet_root: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = fs::File::open(kubelet_root.join("kubeconfig"))?;
+    io::Read::take(file, MAX_KUBECONFIG_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);

@@ -64,7 +64,7 @@ async fn the_files_are_found_below_the_home_directory_too() {
         assert_eq!(key(&credentials).await, new);
     }
     fs::write(directory.join("config"), "[default]\nregion = eu-central-1\n").unwrap();
-    assert_eq!(region(&http).await, Some(Region::new("eu-central-1")));
+    assert_eq!(region(&http).await.unwrap().0, Region::new("eu-central-1"));
 }
 
 #[tokio::test]
