@@ -78,7 +78,7 @@ fn a_program_in_front_is_overtaken() -> Result<()> {
     served.agent.wait_for_log(&["runs before this agent's", "foreign"], Duration::from_secs(2))?;
     must_be_granted(&served.pod.credentials()?)?;
     served.agent.wait_for_log(&["runs first again"], Duration::from_secs(2))?;
-    ensure!(served.agent.metric("pod_identity_preceding_programs")? == 0.0);
+    ensure!(served.agent.metric("pod_identity_preceding_programs")? < 0.5);
     Ok(())
 }
 
@@ -95,7 +95,7 @@ fn a_program_in_front_that_cannot_be_overtaken_is_reported() -> Result<()> {
     must_be_granted(&served.pod.credentials()?)?;
     drop(link);
     eventually("the agent to see that it has gone", NOTICED, || {
-        Ok((served.agent.metric("pod_identity_preceding_programs")? == 0.0).then_some(()))
+        Ok((served.agent.metric("pod_identity_preceding_programs")? < 0.5).then_some(()))
     })
 }
 
