@@ -228,6 +228,8 @@ impl Agent {
         let engine =
             Engine::new(Arc::new(eks_auth), tokens, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
         let pods = Pods::new(engine, Arc::clone(&metrics), watch, config.max_share_per_pod);
+        let (counted, counting_clock) = (Arc::clone(&pods), clock.clone());
+        metrics.read_pods_from(move || counted.counts(counting_clock.now()));
         let (handle, commands) = DiscoveryHandle::new();
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
         let cgroups = CgroupResolver::start(Arc::clone(&kubepods), confinement)?;

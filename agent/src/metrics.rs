@@ -3,15 +3,12 @@
 //! Everything is served in Prometheus' text format 0.0.4, not in `OpenMetrics`: there a counter's name may end as it
 //! likes, and three names have to stay what AWS's agent calls them, without `_total`.
 use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agent_ebpf::names;
 use hyper::StatusCode;
-use prometheus_client::collector::Collector;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -19,11 +16,15 @@ use prometheus_client::registry::Registry;
 
 use crate::refusal::Refusal;
 
+mod sources;
 #[cfg(test)]
 mod tests;
 mod total;
 
+pub use sources::{PodCounts, SteeringCounts};
 pub use total::Total;
+
+use sources::Sources;
 
 /// Content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,6 +46,7 @@ pub struct Metrics {
     refusals: Family<ReasonLabel, Total>,
     cache_errors: Family<CacheErrorLabels, Total>,
     interference: Family<InterferenceLabels, Total>,
+    renewals: [Total; EksAuthOutcome::ALL.len()],
     answer_seconds: [Histogram; Answer::ALL.len()],
     eks_auth_seconds: [Histogram; EksAuthOutcome::ALL.len()],
     sources: Sources,
@@ -161,19 +163,6 @@ impl Interference {
     }
 }
 
-/// What one program did, all CPUs together, as its map says at the moment of the scrape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SteeringCounts {
-    /// Name of the program (`connect4`, …).
-    pub program: &'static str,
-    /// Connections rewritten to a listener.
-    pub steered: u64,
-    /// Connections refused because their namespace has no listener.
-    pub missed: u64,
-    /// Connections refused because their container makes too many in the host netns.
-    pub paced: u64,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
     code: u16,
@@ -225,6 +214,7 @@ impl Metrics {
                 Family::default(),
             ),
             interference: interference(r),
+            renewals: renewals(r),
             answer_seconds: histograms(
                 r,
                 ("answer_seconds", "From a request's head to its answer"),
@@ -311,9 +301,17 @@ impl Metrics {
         observe(&self.answer_seconds, answer as usize, took);
     }
 
-    /// Books the time of a call to EKS Auth.
-    pub fn asked_eks_auth(&self, outcome: EksAuthOutcome, took: Duration) {
+    /// Books the time of a call to EKS Auth; a renewal is one for a pod that still had valid credentials.
+    pub fn asked_eks_auth(&self, outcome: EksAuthOutcome, renewal: bool, took: Duration) {
         observe(&self.eks_auth_seconds, outcome as usize, took);
+        if let Some(renewals) = self.renewals.get(outcome as usize).filter(|_| renewal) {
+            renewals.inc();
+        }
+    }
+
+    /// Says where pods are counted by what they have. As [`Metrics::read_steering_from`].
+    pub fn read_pods_from(&self, read: impl Fn() -> PodCounts + Send + Sync + 'static) {
+        let _ = self.sources.0.pods.set(Box::new(read));
     }
 
     /// Says where the programs' counters are read. Called once, when they are loaded; later calls change nothing.
@@ -334,6 +332,13 @@ impl Metrics {
         let _ = encode_registry(&mut text, &self.registry);
         text
     }
+}
+
+/// Nothing was renewed yet.
+fn renewals(registry: &mut Registry) -> [Total; EksAuthOutcome::ALL.len()] {
+    let help = "Calls to EKS Auth for pods that still had valid credentials";
+    let family: Family<[(&str, &str); 1], Total> = register(registry, "renewals_total", help, Family::default());
+    EksAuthOutcome::ALL.map(|outcome| family.get_or_create_owned(&[("outcome", outcome.label())]))
 }
 
 /// Nothing was done to any program yet.
@@ -381,45 +386,5 @@ fn histograms<const N: usize>(
 fn observe(histograms: &[Histogram], outcome: usize, took: Duration) {
     if let Some(histogram) = histograms.get(outcome) {
         histogram.observe(took.as_secs_f64());
-    }
-}
-
-/// Numbers that somebody else keeps, read when they are asked for.
-#[derive(Clone, Default)]
-struct Sources(Arc<SourceFns>);
-
-#[derive(Default)]
-struct SourceFns {
-    steering: OnceLock<Box<dyn Fn() -> Vec<SteeringCounts> + Send + Sync>>,
-    dropped_log_lines: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
-}
-
-impl fmt::Debug for Sources {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").finish_non_exhaustive()
-    }
-}
-
-/// A metric's name, help and value for one program.
-type Column = (&'static str, &'static str, fn(&SteeringCounts) -> u64);
-
-impl Collector for Sources {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let programs = self.0.steering.get().map(|read| read()).unwrap_or_default();
-        let columns: [Column; 3] = [
-            ("steering_steered_total", "Connections rewritten to a listener.", |p| p.steered),
-            ("steering_paced_total", "Connections refused for being too many in the host netns.", |p| p.paced),
-            ("steering_missed_total", "Connections refused for want of a listener.", |p| p.missed),
-        ];
-        for (name, help, value) in columns {
-            let mut descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for program in &programs {
-                let labels = [("program", program.program)];
-                Total::at(value(program)).encode(descriptor.encode_family(&labels)?)?;
-            }
-        }
-        let dropped = self.0.dropped_log_lines.get().map_or(0, |read| read());
-        let (name, help) = ("log_lines_dropped_total", "Log lines that the output did not take.");
-        Total::at(dropped).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
 }

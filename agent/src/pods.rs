@@ -6,16 +6,16 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    credentials::{Credentials, Engine},
+    credentials::{Credentials, Engine, State},
     kubelet::TokenWatchHandle,
-    metrics::Metrics,
+    metrics::{Metrics, PodCounts},
     pod_uid::PodUid,
     share::Share,
 };
@@ -113,6 +113,9 @@ impl Pod {
     }
 }
 
+/// With less than this botocore fetches at every call: a renewal should have come long before.
+const EXPIRING: Duration = Duration::from_mins(15);
+
 /// All pods that discovery knows.
 pub struct Pods {
     engine: Arc<Engine>,
@@ -144,6 +147,21 @@ impl Pods {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Pod>> {
         self.table().values().cloned().collect()
+    }
+
+    /// How many have what.
+    #[must_use]
+    pub fn counts(&self, now: SystemTime) -> PodCounts {
+        let mut counts = PodCounts::default();
+        for pod in self.all() {
+            counts.served += usize::from(pod.granted.load(Ordering::Relaxed));
+            if let State::Available { issued, .. } = &*pod.credentials.state() {
+                let left = issued.expires_at.duration_since(now).unwrap_or_default();
+                counts.cached += usize::from(!left.is_zero());
+                counts.expiring += usize::from(!left.is_zero() && left < EXPIRING);
+            }
+        }
+        counts
     }
 
     /// Adds a pod whose cgroup exists.

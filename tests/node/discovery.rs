@@ -128,6 +128,7 @@ fn a_pod_cannot_make_the_agent_serve_any_number_of_namespaces() -> Result<()> {
     let answers = ask_from_new_namespaces(&served.pod, 20)?;
     let granted = answers.iter().filter(|answer| answer.status == Some(200)).count();
     ensure!(granted == 15 && answers.len() == 20, "{granted} of {} namespaces were served", answers.len());
+    ensure!(served.agent.metric("pod_identity_namespace_failures_total")? > 0.5);
     // They are let go of, at the latest by the rescan; a neighbour has not noticed anything.
     served.node.pod("other")?.must_get_credentials()?;
     let namespaces = served.agent.metric("pod_identity_namespaces")?;

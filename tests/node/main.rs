@@ -15,6 +15,7 @@ mod inspection;
 mod interference;
 mod lifecycle;
 mod memory;
+mod metrics;
 mod network;
 mod operator;
 mod outages;

@@ -287,6 +287,7 @@ impl Worker {
 
     fn complete(&mut self, (done, outcome): (Done, Result<Grant, Refusal>)) {
         let duration = done.started.elapsed();
+        let renewal = self.available().is_some() && self.tokens.knows(&done.token.digest, self.engine.clock.now());
         let answered = outcome.and_then(|grant| self.accept(&done.token, &grant));
         match &answered {
             Ok(issued) => tracing::debug!(
@@ -295,7 +296,7 @@ impl Worker {
             ),
             Err(refusal) => self.failed(&done, refusal, duration),
         }
-        self.engine.metrics.asked_eks_auth(outcome_of(&answered), duration);
+        self.engine.metrics.asked_eks_auth(outcome_of(&answered), renewal, duration);
         tell(done.flushes, &Flushed::from(&answered));
         answer(done.waiters, &answered);
         self.fetch_for_flushes();

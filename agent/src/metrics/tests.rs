@@ -47,12 +47,15 @@ fn durations_are_booked_under_their_outcome() {
     let metrics = Metrics::new();
     metrics.answered(Answer::Cached, Duration::from_micros(40));
     metrics.answered(Answer::Refused, Duration::from_secs(3));
-    metrics.asked_eks_auth(EksAuthOutcome::Throttled, Duration::from_millis(20));
+    metrics.asked_eks_auth(EksAuthOutcome::Throttled, false, Duration::from_millis(20));
+    metrics.asked_eks_auth(EksAuthOutcome::Refused, true, Duration::from_millis(20));
     assert!(says(&metrics, "pod_identity_answer_seconds_count{outcome=\"cached\"} 1"));
     assert!(says(&metrics, "pod_identity_answer_seconds_count{outcome=\"fetched\"} 0"));
     assert!(says(&metrics, "pod_identity_answer_seconds_bucket{le=\"2.5\",outcome=\"refused\"} 0"));
     assert!(says(&metrics, "pod_identity_answer_seconds_bucket{le=\"+Inf\",outcome=\"refused\"} 1"));
     assert!(says(&metrics, "pod_identity_eks_auth_seconds_count{outcome=\"throttled\"} 1"));
+    assert!(says(&metrics, "pod_identity_renewals_total{outcome=\"throttled\"} 0"));
+    assert!(says(&metrics, "pod_identity_renewals_total{outcome=\"refused\"} 1"));
 }
 
 #[test]
