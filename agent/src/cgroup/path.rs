@@ -106,10 +106,11 @@ impl Driver {
     /// Says what stands at `path`, which is relative to the kubepods root.
     #[must_use]
     pub fn place(&self, path: &str) -> Placement {
-        let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-        let Some(first) = segments.next() else {
+        let mut segments = path.trim_matches('/').split('/');
+        let first = segments.next().unwrap_or_default();
+        if first.is_empty() {
             return Placement::Above;
-        };
+        }
         let (pod, depth) = match self.quality_of_service(first) {
             None => (self.owner(first, None), 1),
             Some(qos) => match segments.next() {
