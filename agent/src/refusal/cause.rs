@@ -15,6 +15,9 @@ pub enum Ambiguity {
     /// An absolute-form request line names another authority than `Host`.
     #[error("its request line and its Host header name different addresses")]
     TargetIsNotHost,
+    /// An absolute-form request line of another scheme than `http`: it is meant for a proxy, which the agent is not.
+    #[error("its request line asks for another scheme than http")]
+    AnotherScheme,
 }
 
 /// Why an `Authorization` value is not a service account token. Texts are of the project's own making: what a library

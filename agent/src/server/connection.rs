@@ -43,7 +43,8 @@ const OLDEST: Duration = Duration::from_mins(10);
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// When the agent stops: for the head of a connection that was accepted just before.
 const LAST_HEAD: Duration = Duration::from_millis(250);
-/// All of a request's head: a token (16 KiB at most) and what SDKs say about themselves.
+/// All of a request's head: a token (16 KiB at most) and what SDKs say about themselves. Said twice below: as the limit of a
+/// head, which may have come in one read with more, and of what is read before there is a whole one.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 
@@ -232,6 +233,7 @@ where
     let mut connection = http1::Builder::new()
         .half_close(true)
         .header_read_timeout(None)
+        .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);

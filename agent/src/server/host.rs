@@ -1,15 +1,18 @@
 //! Whether a request is meant for a target address: the defence against DNS rebinding.
 use std::net::{IpAddr, Ipv6Addr};
 
-use hyper::{HeaderMap, Uri, header::HOST};
+use hyper::{HeaderMap, Uri, header::HOST, http::uri::Scheme};
 
 use crate::{
     config::{TARGET_V4, TARGET_V6},
     refusal::{Ambiguity, Refusal, Shown},
 };
 
-/// Checks `Host`, and the authority of an absolute-form request line, which wins and must agree.
+/// Checks `Host`, and the scheme and authority of an absolute-form request line, which wins and must agree.
 pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP) {
+        return Err(Refusal::AmbiguousRequest(Ambiguity::AnotherScheme));
+    }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -129,6 +132,10 @@ mod tests {
         let disagreement = Refusal::AmbiguousRequest(Ambiguity::TargetIsNotHost);
         assert_eq!(check(&uri, &headers(&["[fd00:ec2::23]"])), Err(disagreement.clone()));
         assert_eq!(check(&uri, &headers(&["evil.example"])), Err(disagreement));
+        for other in ["ftp://169.254.170.23/v1/credentials", "https://169.254.170.23/v1/credentials"] {
+            let refusal = check(&Uri::from_static(other), &headers(&["169.254.170.23"])).unwrap_err();
+            assert_eq!(refusal, Refusal::AmbiguousRequest(Ambiguity::AnotherScheme), "{other}");
+        }
         let elsewhere = Uri::from_static("http://evil.example/v1/credentials");
         assert_eq!(check(&elsewhere, &headers(&[])).unwrap_err().reason(), "wrong_host");
     }
