@@ -5,6 +5,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     os::fd::OwnedFd,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -42,6 +43,8 @@ const SHORT: DiagError = DiagError::Malformed("shorter than its header says");
 const FAMILY: DiagError = DiagError::Malformed("neither IPv4 nor IPv6");
 
 const NLMSG_ERROR: u16 = 2;
+/// The kernel's error numbers (`include/linux/err.h`).
+const ERRNOS: RangeInclusive<i32> = 1..=4095;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 /// Asking for the traffic class also brings the cgroup id (`inet_diag_msg_attrs_fill`, `net/ipv4/inet_diag.c`); the id
@@ -185,6 +188,10 @@ pub fn parse(answer: &[u8]) -> Result<SocketInfo, DiagError> {
     let message = answer.get(HEADER_BYTES..length).ok_or(SHORT)?;
     if kind == NLMSG_ERROR {
         let errno = read_u32(message, 0).ok_or(SHORT)?.cast_signed().wrapping_neg();
+        // Zero acknowledges what was not asked for; what is no error number must not become one.
+        if !ERRNOS.contains(&errno) {
+            return Err(DiagError::Malformed("an error without a number"));
+        }
         return Err(match Errno::from_raw_os_error(errno) {
             Errno::NOENT => DiagError::NotFound,
             other => DiagError::Failed(other.into()),
