@@ -23,6 +23,8 @@ use crate::metrics::{self, Metrics};
 use crate::operator::{Operator, Selection};
 
 pub mod client;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,8 @@ use crate::{
 };
 
 pub mod diag;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 
 use diag::{DiagError, SocketInfo};
 

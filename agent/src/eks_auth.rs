@@ -21,6 +21,8 @@ use crate::{
 mod causes;
 mod cluster;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod node_credentials;
 #[cfg(test)]

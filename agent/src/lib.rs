@@ -11,6 +11,8 @@ pub mod confinement;
 pub mod credentials;
 pub mod discovery;
 pub mod eks_auth;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod health;
 mod inotify_events;
 pub mod kubelet;

@@ -31,6 +31,8 @@ use crate::{
 };
 
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod host;
 mod metered;
 mod record;

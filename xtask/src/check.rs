@@ -1,13 +1,15 @@
 //! `check`: what a change must pass before its tests are worth running.
 
-use std::env;
+use std::{env, process::Command};
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::{ebpf::Toolchain, process, workspace};
+use crate::{ebpf::Toolchain, inventory, process, tools, workspace};
 
 pub(crate) fn run() -> Result<()> {
     process::timed("format", format).0?;
+    process::timed("dependencies", dependencies).0?;
+    process::timed("unsafe code", inventory::unsafe_code).0?;
     process::timed("clippy, user space", clippy_host).0?;
     process::timed("clippy, eBPF programs", clippy_programs).0?;
     process::timed("documentation", documentation).0
@@ -15,6 +17,22 @@ pub(crate) fn run() -> Result<()> {
 
 fn format() -> Result<()> {
     process::run(&mut process::cargo(&["fmt", "--all", "--check"]))
+}
+
+/// Licences, sources, what is banned: `deny.toml`. Not advisories: their list changes without this repository, and is not on
+/// crates.io.
+fn dependencies() -> Result<()> {
+    inventory::dependencies()?;
+    let mut deny = Command::new(tools::DENY.file()?);
+    deny.current_dir(workspace::root()).args([
+        "--locked",
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]);
+    process::run(&mut deny)
 }
 
 fn clippy_host() -> Result<()> {

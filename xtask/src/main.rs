@@ -7,11 +7,15 @@ mod build_ebpf;
 mod check;
 mod clients;
 mod demo;
+mod fuzz;
+mod inventory;
+mod memcheck;
 mod mutants;
 mod object_file;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -38,6 +42,10 @@ enum Command {
     Test(test::Options),
     /// Show a pod getting its credentials, with real AWS clients. Installs first what is missing.
     Demo(demo::Options),
+    /// Feed made-up inputs to everything that reads what others wrote; a minute each, with AddressSanitizer.
+    Fuzz(fuzz::Options),
+    /// Run unit tests of parsers and of unsafe code under valgrind.
+    Memcheck,
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
     /// Print the directory of the SDK tier's clients.
@@ -62,6 +70,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
+        Command::Memcheck => memcheck::run(),
         Command::Mutants => mutants::run(),
         Command::ClientsDir => clients::print_directory(),
     }

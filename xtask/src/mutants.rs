@@ -6,9 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{clients, process, workspace};
-
-const VERSION: &str = "27.1.0";
+use crate::{process, tools, workspace};
 
 /// Modules of `agent/src/credentials/` that are pure: no clock of their own, no tasks. Each is held against its own unit
 /// tests alone. These take no time at all, and cannot hang: with a back-off of zero the engine asks for ever, and a test of
@@ -16,20 +14,8 @@ const VERSION: &str = "27.1.0";
 const PURE: [&str; 7] = ["policy", "tokens", "cache", "worker/restraint", "gate/policy", "gate/order", "gate/bucket"];
 
 pub(crate) fn run() -> Result<()> {
-    // Beside the other pinned downloads: built once for each version.
-    let root = clients::cache()?.join(format!("pod-identity-agent/cargo-mutants-{VERSION}"));
-    let tool = root.join("bin/cargo-mutants");
-    if !tool.is_file() {
-        let (installed, _) = process::timed(&format!("build cargo-mutants {VERSION}, by cargo install"), || {
-            process::run(
-                process::cargo(&["install", "cargo-mutants", "--quiet", "--locked", "--version", VERSION, "--root"])
-                    .arg(&root),
-            )
-        });
-        installed?;
-    }
     // In a copy of the tree, which is built once from nothing.
-    let mut mutants = Command::new(&tool);
+    let mut mutants = Command::new(tools::MUTANTS.file()?);
     mutants.current_dir(workspace::root()).args(["mutants", "--package", "pod-identity-agent", "--timeout", "30"]);
     mutants.args(PURE.iter().flat_map(|module| ["--file".to_owned(), format!("agent/src/credentials/{module}.rs")]));
     mutants.args(["--output", "target", "--", "--locked", "--lib", "--"]);

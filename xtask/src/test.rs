@@ -8,11 +8,14 @@ use clap::{Args, ValueEnum};
 use crate::{
     check,
     clients::{self, Clients},
-    process, setup,
+    fuzz, memcheck, process, setup,
 };
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
+
+/// For each fuzz target, in full size.
+const A_MINUTE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -32,6 +35,8 @@ enum Tier {
     Check,
     /// Unit tests, without root.
     Unit,
+    /// Made-up inputs for everything that reads what others wrote, 5 s each; a minute, with AddressSanitizer, in full size.
+    Fuzz,
     /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
     Node,
     /// Attacks on the agent and what comes of them, as a table. Needs root.
@@ -47,6 +52,7 @@ impl Tier {
         match self {
             Self::Check => "check",
             Self::Unit => "unit",
+            Self::Fuzz => "fuzz",
             Self::Node => "node",
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
@@ -86,7 +92,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
-        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], options),
+        Tier::Unit => {
+            run_tests(&["--workspace", "--lib", "--bins"], &[], options)?;
+            if options.full { memcheck::run() } else { Ok(()) }
+        }
+        Tier::Fuzz => fuzz::all(if options.full { fuzz::Size::Long(A_MINUTE) } else { fuzz::Size::Smoke }, None),
         Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.

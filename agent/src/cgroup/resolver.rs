@@ -27,6 +27,12 @@ pub struct CgroupResolver(mpsc::Sender<Job>);
 pub struct ResolverGone;
 
 impl CgroupResolver {
+    /// One without a thread, which resolves nothing.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn without_thread() -> Self {
+        Self(mpsc::channel().0)
+    }
+
     /// Starts the thread.
     pub fn start(kubepods: Arc<Kubepods>, confinement: Confinement) -> Result<Self, ConfinementError> {
         let (sender, jobs) = mpsc::channel::<Job>();

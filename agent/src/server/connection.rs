@@ -109,7 +109,7 @@ async fn admit(context: Arc<Context>, namespace: Arc<Namespace>, stream: TcpStre
     Metered::new(share, ended, work, move || record::delayed(&logged_to, &delayed)).await;
 }
 
-async fn serve_caller(
+pub(super) async fn serve_caller(
     context: Arc<Context>,
     namespace: Arc<Namespace>,
     stream: TcpStream,

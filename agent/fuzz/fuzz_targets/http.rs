@@ -1,0 +1,10 @@
+//! What a pod sends on a connection to the credential endpoint.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pod_identity_agent::fuzzing::http(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    // The target exists where cargo-fuzz builds it: `cargo xtask fuzz http`.
+}

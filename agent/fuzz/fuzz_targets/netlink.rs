@@ -1,0 +1,10 @@
+//! What comes as the kernel's answer about a socket.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pod_identity_agent::fuzzing::netlink(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    // The target exists where cargo-fuzz builds it: `cargo xtask fuzz netlink`.
+}

@@ -1,0 +1,10 @@
+//! What comes as a service account token.
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| pod_identity_agent::fuzzing::token(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    // The target exists where cargo-fuzz builds it: `cargo xtask fuzz token`.
+}
