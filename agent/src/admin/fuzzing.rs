@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
     runtime::Runtime,
+    task::yield_now,
 };
 
 use super::{Admin, Routes};
@@ -56,6 +57,9 @@ impl Node {
             ServiceAccountToken::parse(&node.token).and_then(|token| token.validate(std::time::SystemTime::now()));
         let presented = PresentedToken::new(&node.token, TokenDigest::of(&node.token), claims.expect("a good token"));
         node.runtime.block_on(pod.credentials().obtain(presented)).expect("credentials");
+        // The control: what must not be found elsewhere is found here.
+        let status = node.runtime.block_on(node.exchange(b"GET /status HTTP/1.1\r\n\r\n", Routes::All));
+        assert!(String::from_utf8_lossy(&status).contains(POD), "{status:?}");
         node
     }
 
@@ -80,10 +84,16 @@ impl Node {
     async fn exchange(&self, input: &[u8], routes: Routes) -> Vec<u8> {
         let (mut client, accepted) = duplex(BUFFER);
         let mut answer = Vec::new();
-        client.write_all(input).await.expect("room for it");
-        client.shutdown().await.expect("an end");
-        self.admin.clone().serve(accepted, routes).await;
-        client.read_to_end(&mut answer).await.expect("what was answered");
+        let asking = async {
+            client.write_all(input).await.expect("room for it");
+            // A client that hangs up at once is not answered.
+            for _ in 0..16 {
+                yield_now().await;
+            }
+            client.shutdown().await.expect("an end");
+            client.read_to_end(&mut answer).await.expect("what was answered");
+        };
+        tokio::join!(self.admin.clone().serve(accepted, routes), asking);
         answer
     }
 }

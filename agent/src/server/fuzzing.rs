@@ -58,21 +58,29 @@ struct Endpoint {
 impl Endpoint {
     fn new() -> Self {
         let runtime = node::runtime();
-        let _entered = runtime.enter();
-        let metrics = Arc::new(Metrics::new());
-        let pods = node::pods(&runtime, &metrics);
-        let (handle, commands) = DiscoveryHandle::new();
-        let attestor = Attestor::new(CgroupResolver::without_thread(), Arc::clone(&pods), handle.clone(), true);
-        Self {
-            context: Arc::new(Context::new(attestor, Clock::system(), metrics, handle)),
-            namespace: Arc::new(Namespace::new(1, false, DiagSocket::open().expect("a netlink socket"))),
+        let (context, namespace, pods, discovery) = {
+            let _entered = runtime.enter();
+            let metrics = Arc::new(Metrics::new());
+            let pods = node::pods(&runtime, &metrics);
+            let (handle, commands) = DiscoveryHandle::new();
+            let attestor = Attestor::new(CgroupResolver::without_thread(), Arc::clone(&pods), handle.clone(), true);
+            let namespace = Namespace::new(1, false, DiagSocket::open().expect("a netlink socket"));
+            (Context::new(attestor, Clock::system(), metrics, handle), namespace, pods, commands)
+        };
+        let endpoint = Self {
+            runtime,
+            context: Arc::new(context),
+            namespace: Arc::new(namespace),
             pods,
             pod: POD.parse().expect("a UID"),
             own: format!("Authorization: {}", node::token(POD)),
             foreign: format!("Authorization: {}", node::token("00000000-0000-4000-8000-000000000000")),
-            _discovery: commands,
-            runtime,
-        }
+            _discovery: discovery,
+        };
+        // The control: what only the own token may get is there to be got.
+        let good = format!("GET /v1/credentials HTTP/1.1\r\nHost: 169.254.170.23\r\n{}\r\n\r\n", endpoint.own);
+        assert_eq!(endpoint.judge(good.as_bytes(), &[good.as_bytes()]), [200]);
+        endpoint
     }
 
     fn check(&self, input: &[u8]) {
