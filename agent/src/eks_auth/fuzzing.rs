@@ -65,15 +65,18 @@ impl Calls {
             EksAuthSettings { cluster: "production", endpoint: Some("http://127.0.0.1"), rotate_credentials: false };
         let http = http_client_fn(move |_, _| connector.clone());
         let eks_auth = EksAuth::over(http, aws_config::Region::new("eu-west-1"), node, settings, TIMEOUTS);
-        Self { runtime: node::runtime(), eks_auth, answers, token: node::token(POD) }
+        let calls = Self { runtime: node::runtime(), eks_auth, answers, token: node::token(POD) };
+        assert!(calls.check(include_bytes!("../../fuzz/seeds/eks_auth/granted")), "the control");
+        calls
     }
 
-    fn check(&self, input: &[u8]) {
+    /// Whether credentials came of it.
+    fn check(&self, input: &[u8]) -> bool {
         let text = String::from_utf8_lossy(input).replace("{T}", &self.token);
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
         let mut lines = head.lines();
         let Some(status) = lines.next().and_then(|line| StatusCode::try_from(line.parse::<u16>().ok()?).ok()) else {
-            return;
+            return false;
         };
         let mut response = HttpResponse::new(status, SdkBody::from(body));
         for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
@@ -84,8 +87,14 @@ impl Calls {
         let claims = ServiceAccountToken::parse(&self.token).and_then(|token| token.validate(SystemTime::now()));
         let token = PresentedToken::new(&self.token, TokenDigest::of(&self.token), claims.expect("a good token"));
         match self.runtime.block_on(self.eks_auth.assume_role(Arc::new(token))) {
-            Ok(grant) => granted(&grant, status, body),
-            Err(refusal) => self.refused(&refusal, status),
+            Ok(grant) => {
+                granted(&grant, status, body);
+                true
+            }
+            Err(refusal) => {
+                self.refused(&refusal, status);
+                false
+            }
         }
     }
 
