@@ -124,7 +124,10 @@ fn fuzz(target: &str, size: Size) -> Result<Outcome> {
     let status = run.arg(corpus).arg(&seeds).status().with_context(|| format!("start {target}"))?;
     let text = fs::read_to_string(log(target)).context("read a log")?;
     let seeds = fs::read_dir(&seeds).with_context(|| format!("read {}", seeds.display()))?.count();
-    Ok(Outcome { clean: status.success(), seeds, seconds: time.as_secs(), numbers: Numbers::read(&text) })
+    let numbers = Numbers::read(&text);
+    // A run that ended well without having looked at the seeds has shown nothing.
+    ensure!(!status.success() || (seeds > 0 && numbers.executions >= seeds as u64), "{target} did not run: {text}");
+    Ok(Outcome { clean: status.success(), seeds, seconds: time.as_secs(), numbers })
 }
 
 /// What came of a run.
