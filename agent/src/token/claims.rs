@@ -166,10 +166,11 @@ fn named(claim: &'static str, value: Option<&RawValue>) -> Result<Option<Named>,
     Ok(Some(Named { name: name(claim, members.name)?, uid: members.uid }))
 }
 
-/// An object whose known members appear at most once. An array is refused, although serde would take it for a struct.
+/// An object whose known members appear at most once. An array is refused, although serde would take it for a struct, and
+/// so is what is not UTF-8, which serde would not notice in members that nobody reads: no other reader takes it for JSON.
 fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
-    let opens = json.iter().find(|byte| !byte.is_ascii_whitespace());
-    if opens == Some(&b'{') { serde_json::from_slice(json).ok() } else { None }
+    let json = str::from_utf8(json).ok()?;
+    if json.trim_ascii_start().starts_with('{') { serde_json::from_str(json).ok() } else { None }
 }
 
 fn typed<T: DeserializeOwned>(claim: &'static str, value: Option<&RawValue>) -> Result<Option<T>, TokenFault> {
