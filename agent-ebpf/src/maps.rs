@@ -46,7 +46,7 @@ pub(crate) static STEER_V4: Global<u8> = Global::new(1);
 #[unsafe(no_mangle)]
 pub(crate) static STEER_V6: Global<u8> = Global::new(1);
 
-/// `TCP_LISTEN` of include/net/tcp_states.h.
+/// `TCP_LISTEN` of `include/net/tcp_states.h`.
 const TCP_LISTEN: u32 = 10;
 
 /// The port, in host byte order, of the listener that `map` holds for this namespace.

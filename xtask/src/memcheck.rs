@@ -1,7 +1,7 @@
 //! `memcheck`: unit tests under valgrind. All memory of the agent passes through an allocator of its own that writes to each
 //! block before it is freed (`agent/src/sys/heap.rs`), so any test shows whether it keeps to the block.
 //!
-//! Miri interprets none of the agent's `unsafe`: each block of it is a call to the kernel or to the C library.
+//! Miri would interpret little of the agent's `unsafe`: nearly every block is a call to the kernel or to the C library.
 
 use anyhow::{Context as _, Result};
 

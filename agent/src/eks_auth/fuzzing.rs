@@ -17,7 +17,7 @@ use aws_smithy_types::body::SdkBody;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::{EksAuth, EksAuthSettings, NodeCredentials, TIMEOUTS, node_credentials::Watched};
+use super::{EksAuth, NodeCredentials, TIMEOUTS, node_credentials::Watched};
 use crate::{
     credentials::{Grant, Issued, PresentedToken, Upstream as _},
     fuzzing::node::{self, POD},
@@ -61,10 +61,15 @@ impl Calls {
         let connector = SharedHttpConnector::new(answers.clone());
         let node =
             NodeCredentials::new(Credentials::new("AKIDNODE", NODE_SECRET, None, None, "test"), Watched::nothing());
-        let settings =
-            EksAuthSettings { cluster: "production", endpoint: Some("http://127.0.0.1"), rotate_credentials: false };
         let http = http_client_fn(move |_, _| connector.clone());
-        let eks_auth = EksAuth::over(http, aws_config::Region::new("eu-west-1"), node, settings, TIMEOUTS);
+        let eks_auth = EksAuth::over(
+            http,
+            aws_config::Region::new("eu-west-1"),
+            node,
+            "production",
+            Some("http://127.0.0.1"),
+            TIMEOUTS,
+        );
         let calls = Self { runtime: node::runtime(), eks_auth, answers, token: node::token(POD) };
         assert!(calls.check(include_bytes!("../../fuzz/seeds/eks_auth/granted")), "the control");
         calls
