@@ -7,6 +7,7 @@ mod build_ebpf;
 mod check;
 mod clients;
 mod demo;
+mod image;
 mod mutants;
 mod object_file;
 mod process;
@@ -38,6 +39,8 @@ enum Command {
     Test(test::Options),
     /// Show a pod getting its credentials, with real AWS clients. Installs first what is missing.
     Demo(demo::Options),
+    /// Build the container image of this machine's architecture, and its bill of materials.
+    Image(image::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
     /// Print the directory of the SDK tier's clients.
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Mutants => mutants::run(),
         Command::ClientsDir => clients::print_directory(),
     }
