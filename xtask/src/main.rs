@@ -5,9 +5,10 @@ mod ebpf;
 
 mod build_ebpf;
 mod check;
-mod clients;
 mod demo;
 mod image;
+mod kit;
+mod manifest;
 mod mutants;
 mod object_file;
 mod process;
@@ -43,8 +44,12 @@ enum Command {
     Image(image::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
+    /// Render the chart into the plain manifest below deploy/kustomize.
+    Manifest,
     /// Print the directory of the SDK tier's clients.
     ClientsDir,
+    /// Print the directory of the deploy tier's tools.
+    DeployToolsDir,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +72,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Image(options) => image::run(&options),
         Command::Mutants => mutants::run(),
-        Command::ClientsDir => clients::print_directory(),
+        Command::Manifest => manifest::run(),
+        Command::ClientsDir => kit::print_directory(&kit::Kit::clients()?),
+        Command::DeployToolsDir => kit::print_directory(&kit::Kit::deploy()?),
     }
 }

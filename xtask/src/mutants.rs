@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{clients, process, workspace};
+use crate::{kit, process, workspace};
 
 const VERSION: &str = "27.1.0";
 
@@ -17,7 +17,7 @@ const PURE: [&str; 7] = ["policy", "tokens", "cache", "worker/restraint", "gate/
 
 pub(crate) fn run() -> Result<()> {
     // Beside the other pinned downloads: built once for each version.
-    let root = clients::cache()?.join(format!("pod-identity-agent/cargo-mutants-{VERSION}"));
+    let root = kit::cache()?.join(format!("pod-identity-agent/cargo-mutants-{VERSION}"));
     let tool = root.join("bin/cargo-mutants");
     if !tool.is_file() {
         let (installed, _) = process::timed(&format!("build cargo-mutants {VERSION}, by cargo install"), || {

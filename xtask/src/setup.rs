@@ -12,8 +12,8 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    clients::{self, Clients},
     ebpf::{Failure, Part, Toolchain},
+    kit::{self, Kit},
     process,
 };
 
@@ -92,17 +92,14 @@ fn plan() -> Result<Vec<Step>> {
         steps.push(Step { what: programs::linker_sentence(), run: Box::new(programs::install_linker) });
     }
 
-    let clients = Clients::locate()?;
-    if !clients.complete() {
-        clients::requirements_met()?;
-        steps.push(Step {
-            what: format!(
-                "install the SDK tier's clients (boto3, the AWS CLI, moto, ministack; the AWS SDK for JavaScript) \
-                 in {}",
-                clients.directory().display()
-            ),
-            run: Box::new(move || clients.install()),
-        });
+    for kit in Kit::all()? {
+        if !kit.complete() {
+            kit::requirements_met()?;
+            steps.push(Step {
+                what: format!("install {} in {}", kit.contents(), kit.directory().display()),
+                run: Box::new(move || kit.install()),
+            });
+        }
     }
     Ok(steps)
 }

@@ -5,11 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{
-    check,
-    clients::{self, Clients},
-    process, setup,
-};
+use crate::{check, kit::Kit, process, setup};
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
@@ -32,6 +28,8 @@ enum Tier {
     Check,
     /// Unit tests, without root.
     Unit,
+    /// What is installed in a cluster: the Helm chart, the manifest, the alerts, the dashboard.
+    Deploy,
     /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
     Node,
     /// Attacks on the agent and what comes of them, as a table. Needs root.
@@ -47,6 +45,7 @@ impl Tier {
         match self {
             Self::Check => "check",
             Self::Unit => "unit",
+            Self::Deploy => "deploy",
             Self::Node => "node",
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
@@ -87,6 +86,7 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
         Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], options),
+        Tier::Deploy => run_tests(&["--workspace", "--test", tier.name()], &[], options),
         Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
@@ -101,7 +101,10 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
 fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
     cargo.args(selection);
-    cargo.env(clients::VARIABLE, Clients::locate()?.directory());
+    for kit in Kit::all()? {
+        let (variable, directory) = kit.variable();
+        cargo.env(variable, directory);
+    }
     if options.full {
         cargo.env(SIZE, "full");
     }
