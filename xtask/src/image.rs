@@ -9,6 +9,7 @@ mod bill;
 mod layer;
 mod layout;
 mod program;
+mod trial;
 
 use std::{
     env, fs,
@@ -60,10 +61,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("program      {} ({})", program.display(), bytes(fs::metadata(&program)?.len()));
     println!("certificates {} ({certificates}, {})", options.ca_bundle.display(), bytes(bundle.len() as u64));
     println!("bill         {} ({} components)", out.join("sbom.cdx.json").display(), bill.components);
+    let root = out.join("root");
+    tree.unpack(&root)?;
+    trial::run(&root).with_context(|| format!("the program does not work from {}", root.display()))?;
+    println!("files        {} (the program starts from there)", root.display());
     if options.files_only {
-        let root = out.join("root");
-        tree.unpack(&root)?;
-        println!("files        {}", root.display());
         return Ok(());
     }
     let image = layout::write(&out, architecture, &tree)?;
