@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use crate::tools::{KUBERNETES, deploy, documents, documents_for, file, must_run, of_kind, render, render_for};
 
+/// A variant's name, and its documents.
+pub(crate) type Rendered = (&'static str, Vec<Value>);
+
 /// Sets of values: a name, and what helm is told.
 fn variants() -> Vec<(&'static str, Vec<String>)> {
     let values = |name: &str| vec!["--values".to_owned(), file("values").join(name).display().to_string()];
@@ -21,8 +24,8 @@ fn variants() -> Vec<(&'static str, Vec<String>)> {
 }
 
 /// Every variant as helm renders it for the newest Kubernetes; done once, valid or an error for every test that asks.
-pub(crate) fn rendered() -> Result<&'static [(&'static str, Vec<Value>)]> {
-    static RENDERED: OnceLock<Result<Vec<(&'static str, Vec<Value>)>>> = OnceLock::new();
+pub(crate) fn rendered() -> Result<&'static [Rendered]> {
+    static RENDERED: OnceLock<Result<Vec<Rendered>>> = OnceLock::new();
     let all = RENDERED.get_or_init(|| {
         let render = |(name, variant): (&'static str, Vec<String>)| {
             Ok((name, documents(&render(&arguments(&variant))?).with_context(|| name)?))

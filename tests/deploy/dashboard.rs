@@ -1,5 +1,5 @@
 //! The dashboard: its panels ask for metrics that exist, in expressions that Prometheus takes, and leave none out.
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use pod_identity_tests::host;
@@ -55,7 +55,8 @@ fn prometheus_takes_every_expression() -> Result<()> {
         // What Grafana fills in.
         let expression = expression.replace("$__rate_interval", "5m").replace("$instance", ".*");
         ensure!(!expression.contains('$'), "{expression} has a variable that nobody fills in");
-        rules.push_str(&format!("  - record: panel:{number}\n    expr: {}\n", Value::from(expression)));
+        // JSON's strings are YAML's.
+        writeln!(rules, "  - record: panel:{number}\n    expr: {}", Value::from(expression))?;
     }
     let directory = host::run_dir(&host::unique_name())?;
     let file = directory.join("rules.yaml");

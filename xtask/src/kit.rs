@@ -1,5 +1,5 @@
-//! What tiers run besides the project's own programs, from PyPI and npm: where it is, whether it is complete, how it
-//! gets there.
+//! Packages that tiers run besides the project's own programs, of Python and JavaScript: where they are, whether they are
+//! complete, how they get there.
 //!
 //! Kits live in the user's cache, not below `target/`: `cargo clean` keeps them, and another clone finds them. The
 //! directory's name holds a hash of the lists they are made from, so a changed list makes another directory.

@@ -10,7 +10,7 @@ DAC_READ_SEARCH: open a cgroup by its id; token files of pods with users of thei
 SYS_PTRACE: /proc/PID/ns/net of other users' processes (namespace.rs).
 NET_BIND_SERVICE: listener ports below 1024 (netns.rs).
 */ -}}
-{{- $capabilities := list "DAC_READ_SEARCH" "NET_BIND_SERVICE" "SYS_ADMIN" "SYS_PTRACE" -}}
+{{- $capabilities := list "SYS_ADMIN" "DAC_READ_SEARCH" "SYS_PTRACE" "NET_BIND_SERVICE" -}}
 {{- $_ := set $context "privileged" false -}}
 {{- $_ := set $context "capabilities" (dict "drop" (list "ALL") "add" $capabilities) -}}
 {{- $_ := set $context "seccompProfile" (dict "type" "RuntimeDefault") -}}
