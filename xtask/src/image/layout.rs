@@ -153,3 +153,79 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A program, and the image of it, in a directory of its own.
+    fn image(name: &str) -> Image {
+        let out = std::env::temp_dir().join(format!("pod-identity-image-{}-{name}", std::process::id()));
+        fs::create_dir(&out).expect("a new directory");
+        let program = out.join("program");
+        fs::write(&program, [7; 4096]).expect("a program");
+        write(&out, "amd64", &Tree::new(&program, b"certificates")).expect("an image")
+    }
+
+    fn remove(image: &Image) {
+        let _ = fs::remove_dir_all(image.directory.parent().expect("the layout has a parent"));
+    }
+
+    #[test]
+    fn the_same_files_make_the_same_image() {
+        let (one, other) = (image("one"), image("other"));
+        let archives = [&one, &other].map(|image| fs::read(&image.archive).expect("an archive"));
+        remove(&one);
+        remove(&other);
+        assert_eq!(one.digest, other.digest);
+        assert!(archives[0] == archives[1], "the archives differ");
+    }
+
+    #[test]
+    fn what_is_named_for_its_hash_has_that_hash_and_the_size_that_is_said() {
+        let image = image("hashes");
+        let read = |digest: &Value| {
+            let hash = digest["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:")).expect("a digest");
+            let bytes = fs::read(image.directory.join("blobs/sha256").join(hash)).expect("a blob");
+            assert_eq!(hex(&bytes), hash);
+            assert_eq!(digest["size"], bytes.len());
+            bytes
+        };
+        let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");
+        let index = json(&fs::read(image.directory.join("index.json")).expect("an index"));
+        let manifest = json(&read(&index["manifests"][0]));
+        let config = json(&read(&manifest["config"]));
+        let mut unpacked = Vec::new();
+        let layer = read(&manifest["layers"][0]);
+        std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(layer.as_slice()), &mut unpacked).expect("gzip");
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", hex(&unpacked)));
+        remove(&image);
+    }
+
+    #[test]
+    fn everything_in_the_layer_is_roots_and_of_no_time() {
+        let image = image("owners");
+        let program = image.directory.parent().expect("a parent").join("program");
+        let layer = Tree::new(&program, b"certificates").archive(Vec::new()).expect("a layer");
+        let mut paths = Vec::new();
+        for entry in tar::Archive::new(layer.as_slice()).entries().expect("entries") {
+            let entry = entry.expect("an entry");
+            let head = entry.header();
+            assert_eq!((head.uid().ok(), head.gid().ok(), head.mtime().ok()), (Some(0), Some(0), Some(0)));
+            paths.push(entry.path().expect("a path").display().to_string());
+        }
+        remove(&image);
+        assert_eq!(
+            paths,
+            [
+                "etc/",
+                "etc/ssl/",
+                "etc/ssl/certs/",
+                "etc/ssl/certs/ca-certificates.crt",
+                "pod-identity-agent",
+                "root/",
+                "run/",
+            ]
+        );
+    }
+}

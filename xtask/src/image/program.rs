@@ -1,9 +1,6 @@
 //! The static program: the same bytes from the same sources, wherever the repository and cargo's home lie.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{env, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -25,7 +22,13 @@ pub(super) fn build() -> Result<PathBuf> {
     )?;
     let directory = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace::root().join("target"), PathBuf::from);
     let program = directory.join(target).join("release").join(PACKAGE);
-    ensure_static(&program)?;
+    let bytes = fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+    ensure!(is_static(&bytes)?, "{} asks for a loader, and would not start from an empty root", program.display());
+    for hidden in hidden()? {
+        let path = format!("{}/", hidden.display());
+        let shows = bytes.windows(path.len()).any(|window| window == path.as_bytes());
+        ensure!(!shows, "{} has {path} in it, so another machine would make another image", program.display());
+    }
     Ok(program)
 }
 
@@ -36,27 +39,30 @@ pub(super) fn target() -> String {
 
 /// A static program, with no path of this machine in its panic messages.
 fn flags() -> Result<Vec<String>> {
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
-    let mut hide = |directory: &Path| flags.push(format!("--remap-path-prefix={}/=", directory.display()));
-    hide(workspace::root());
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-    let sources = home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
-    // One directory for each registry, named for its address: a mirror's would show.
-    for entry in fs::read_dir(&sources).with_context(|| format!("list {}", sources.display()))? {
-        hide(&entry?.path());
-    }
-    // The order of a directory's entries is nobody's promise.
-    flags.sort();
+    let hide = |directory: PathBuf| format!("--remap-path-prefix={}/=", directory.display());
+    let mut flags: Vec<_> = hidden()?.into_iter().map(hide).collect();
+    flags.push("-Ctarget-feature=+crt-static".to_owned());
     Ok(flags)
 }
 
-/// A program that asks for a loader would not start from an empty root.
-fn ensure_static(program: &Path) -> Result<()> {
+/// Directories whose names would otherwise be in the program, in one order.
+fn hidden() -> Result<Vec<PathBuf>> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let sources = home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
+    let mut hidden = vec![workspace::root().to_owned()];
+    // One directory for each registry, named for its address: a mirror's would show. None where crates are vendored.
+    if sources.is_dir() {
+        for entry in fs::read_dir(&sources).with_context(|| format!("list {}", sources.display()))? {
+            hidden.push(entry?.path());
+        }
+    }
+    hidden.sort();
+    Ok(hidden)
+}
+
+fn is_static(program: &[u8]) -> Result<bool> {
     use object::read::elf::{ElfFile64, ProgramHeader as _};
-    let bytes = fs::read(program).with_context(|| format!("read {}", program.display()))?;
-    let file = ElfFile64::<object::LittleEndian>::parse(bytes.as_slice())?;
+    let file = ElfFile64::<object::LittleEndian>::parse(program)?;
     let endian = file.endian();
-    let loader = file.elf_program_headers().iter().any(|header| header.p_type(endian) == object::elf::PT_INTERP);
-    ensure!(!loader, "{} is not static", program.display());
-    Ok(())
+    Ok(!file.elf_program_headers().iter().any(|header| header.p_type(endian) == object::elf::PT_INTERP))
 }
