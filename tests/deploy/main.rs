@@ -6,5 +6,6 @@ mod daemonset;
 mod dashboard;
 mod manifest;
 mod metrics;
+mod monitors;
 mod tools;
 mod wrong_values;

@@ -38,9 +38,15 @@ pub(crate) struct Options {
     files_only: bool,
 }
 
+/// Builds the image as [`run`] does without options; says where its program is.
+pub(crate) fn program() -> Result<PathBuf> {
+    run(&Options { ca_bundle: CA_BUNDLE.into(), out: None, files_only: false })?;
+    Ok(default_directory(architecture()?).join("root").join(layer::PROGRAM.trim_start_matches('/')))
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let architecture = architecture()?;
-    let out = options.out.clone().unwrap_or_else(|| workspace::root().join("target/image").join(architecture));
+    let out = options.out.clone().unwrap_or_else(|| default_directory(architecture));
     let bundle = fs::read(&options.ca_bundle).with_context(|| format!("read {}", options.ca_bundle.display()))?;
     let certificates = count_certificates(&bundle);
     if certificates == 0 {
@@ -74,6 +80,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("archive      {}", image.archive.display());
     println!("digest       {}", image.digest);
     Ok(())
+}
+
+fn default_directory(architecture: &str) -> PathBuf {
+    workspace::root().join("target/image").join(architecture)
 }
 
 /// This machine's architecture, as images name it. Another one's image is built on such a machine, or in a container

@@ -1,14 +1,17 @@
 //! `test`: the tiers, in the order of their price; each is a claim of its own kind (tests/README.md).
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{check, kit::Kit, process, setup};
+use crate::{check, image, kit::Kit, process, setup};
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
+
+/// Tells the tests which agent to run.
+const AGENT: &str = "POD_IDENTITY_AGENT_BIN";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -38,6 +41,9 @@ enum Tier {
     Abuse,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
+    /// The container image, and its program on the node tier's nodes. Takes minutes to build: without a name only with
+    /// --full. Needs root.
+    Image,
 }
 
 impl Tier {
@@ -50,16 +56,18 @@ impl Tier {
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
             Self::Sdk => "sdk",
+            Self::Image => "image",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk)
+        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk | Self::Image)
     }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let tiers = options.tier.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
+    let usual = || Tier::value_variants().iter().copied().filter(|tier| options.full || *tier != Tier::Image).collect();
+    let tiers = options.tier.map_or_else(usual, |tier| vec![tier]);
     if let Some(tier) = tiers.iter().find(|tier| tier.needs_root()) {
         ensure!(
             process::is_root(),
@@ -95,11 +103,22 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
             let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
             run_tests(&["--workspace", "--test", tier.name()], alone, options)
         }
+        Tier::Image => {
+            let program = image::program()?;
+            process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+            run_tests_with(&["--workspace", "--test", Tier::Node.name()], &[], options, Some(&program))
+        }
     }
 }
 
 fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
+    run_tests_with(selection, harness, options, None)
+}
+
+/// Runs tests, on an agent other than the one that lies beside them if one is given.
+fn run_tests_with(selection: &[&str], harness: &[&str], options: &Options, agent: Option<&Path>) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
+    cargo.envs(agent.map(|agent| (AGENT, agent)));
     cargo.args(selection);
     for kit in Kit::all()? {
         let (variable, directory) = kit.variable();

@@ -203,6 +203,19 @@ mod tests {
     }
 
     #[test]
+    fn a_container_build_makes_the_same_image() {
+        let dockerfile = include_str!("../../../deploy/Dockerfile");
+        let last = dockerfile.rsplit("FROM scratch").next().expect("a last stage");
+        let line = |instruction: &str| last.lines().find_map(|line| line.strip_prefix(instruction)).map(str::trim);
+        let config = &config("amd64", "")["config"];
+        let variables: Vec<_> = config["Env"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        assert_eq!(line("ENV "), Some(variables.join(" ").as_str()));
+        assert_eq!(line("ENTRYPOINT "), Some(config["Entrypoint"].to_string().as_str()));
+        assert_eq!(line("CMD "), Some(config["Cmd"].to_string().as_str()));
+        assert_eq!(line("STOPSIGNAL "), config["StopSignal"].as_str());
+    }
+
+    #[test]
     fn everything_in_the_layer_is_roots_and_of_no_time() {
         let image = image("owners");
         let program = image.directory.parent().expect("a parent").join("program");
