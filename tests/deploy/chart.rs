@@ -14,8 +14,9 @@ fn variants() -> Vec<(&'static str, Vec<String>)> {
     let values = |name: &str| vec!["--values".to_owned(), file("values").join(name).display().to_string()];
     let set = |assignments: &str| vec!["--set".to_owned(), assignments.to_owned()];
     vec![
-        ("the least that must be set", set("clusterName=my-cluster")),
-        ("restricted", set("clusterName=my-cluster,securityMode=restricted")),
+        ("nothing set", Vec::new()),
+        ("restricted", set("securityMode=restricted")),
+        ("AWS's placeholders", set("clusterName=EKS_CLUSTER_NAME,env.AWS_REGION=AWS_REGION_NAME")),
         ("AWS's values, cloud", values("official-cloud.yaml")),
         ("AWS's values, hybrid", values("official-hybrid.yaml")),
         ("AWS's values, hybrid on Bottlerocket", values("official-hybrid-bottlerocket.yaml")),
@@ -117,6 +118,10 @@ fn what_has_no_meaning_here_is_named_at_the_installation() -> Result<()> {
     ] {
         ensure!(said.contains(expected), "no word of {expected}:\n{said}");
     }
+    let placeholders = ["--set", "clusterName=EKS_CLUSTER_NAME,env.AWS_REGION=AWS_REGION_NAME"];
+    let chart = deploy("chart").display().to_string();
+    let said = must_run("helm", &[&["install", "agent", &chart, "--dry-run=client"][..], &placeholders].concat())?;
+    ensure!(said.contains("clusterName (AWS's placeholder") && said.contains("env.AWS_REGION (AWS's"), "{said}");
     let said = notes("everything.yaml")?;
     ensure!(!said.contains("ignored") && !said.contains("WARNING"), "{said}");
     Ok(())

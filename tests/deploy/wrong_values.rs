@@ -4,8 +4,7 @@ use anyhow::{Result, ensure};
 use crate::tools::{run, template};
 
 /// What is set, and what the error must say.
-const WRONG: [(&str, &[&str]); 32] = [
-    ("clusterName=", &["clusterName", "name of the EKS cluster"]),
+const WRONG: [(&str, &[&str]); 31] = [
     ("clusterName=a/b", &["/clusterName", "pattern"]),
     ("clusterNam=x", &["clusterNam", "not allowed"]),
     ("image.pull=Always", &["/image", "pull", "not allowed"]),

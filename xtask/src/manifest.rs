@@ -19,8 +19,6 @@ pub(crate) fn run() -> Result<()> {
             "pod-identity-agent",
             &path("deploy/chart"),
             "--namespace=kube-system",
-            "--values",
-            &path("deploy/kustomize/values.yaml"),
             "--skip-tests",
             // Not what helm was built with: the manifest is the same with the next helm.
             "--kube-version=1.35.0",

@@ -51,9 +51,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
+{{/* Empty where the agent finds it: AWS's values have placeholders to fill, which name nothing. */}}
+{{- define "agent.clusterName" -}}
+{{- ternary "" .Values.clusterName (eq (toString .Values.clusterName) "EKS_CLUSTER_NAME") -}}
+{{- end -}}
+
+{{/* The agent's environment as a map, likewise. */}}
+{{- define "agent.env" -}}
+{{- $env := deepCopy (default dict .Values.env) -}}
+{{- if eq (toString (get $env "AWS_REGION")) "AWS_REGION_NAME" -}}{{- $_ := unset $env "AWS_REGION" -}}{{- end -}}
+{{- toYaml $env -}}
+{{- end -}}
+
 {{/* The file on the node with the certificates to trust, if any. */}}
 {{- define "agent.nodeCaBundle" -}}
-{{- $region := toString (default "" .Values.env.AWS_REGION) -}}
+{{- $region := toString (default "" (default dict .Values.env).AWS_REGION) -}}
 {{- default (ternary "/etc/pki/tls/certs/ca-bundle.crt" "" (contains "-iso" $region)) .Values.nodeCaBundle -}}
 {{- end -}}
 
@@ -99,9 +111,6 @@ rollingUpdate:
 
 {{/* What a schema cannot say, or not in a sentence. */}}
 {{- define "agent.check" -}}
-{{- if not .Values.clusterName -}}
-{{- fail "clusterName: set it to the name of the EKS cluster" -}}
-{{- end -}}
 {{- range $name, $_ := .Values.env -}}
 {{- if not (regexMatch "^[A-Za-z_][A-Za-z0-9_]*$" $name) -}}
 {{- fail (printf "env: '%s' is no name of an environment variable" $name) -}}
