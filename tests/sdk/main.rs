@@ -4,6 +4,7 @@ mod accepted;
 mod client;
 mod connections;
 mod demo;
+mod helm_test;
 mod refetches;
 mod refused;
 mod world;

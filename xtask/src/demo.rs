@@ -5,10 +5,7 @@ use std::{env, os::unix::process::CommandExt as _, process::Command};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clap::Args;
 
-use crate::{
-    clients::{self, Clients},
-    process, setup,
-};
+use crate::{kit::Kit, process, setup};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -41,7 +38,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     ensure!(demo.is_file(), "{} was not built: run this as `cargo xtask demo`", demo.display());
     let mut demo = Command::new(demo);
     demo.args(options.keep.then_some("--keep"));
-    demo.env(clients::VARIABLE, Clients::locate()?.directory());
+    let clients = Kit::clients()?;
+    let (variable, directory) = clients.variable();
+    demo.env(variable, directory);
     // Not a child: a Ctrl-C ends all of a terminal's processes, and this one would be gone, and the prompt back, before
     // the demo has cleaned up.
     Err(anyhow!(demo.exec())).context("start the demo")

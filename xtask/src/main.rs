@@ -5,10 +5,12 @@ mod ebpf;
 
 mod build_ebpf;
 mod check;
-mod clients;
 mod demo;
 mod fuzz;
+mod image;
 mod inventory;
+mod kit;
+mod manifest;
 mod memcheck;
 mod mutants;
 mod object_file;
@@ -46,10 +48,16 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Run unit tests of parsers and of unsafe code under valgrind.
     Memcheck,
+    /// Build the container image of this machine's architecture, and its bill of materials.
+    Image(image::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
+    /// Render the chart into the plain manifest below deploy/kustomize.
+    Manifest,
     /// Print the directory of the SDK tier's clients.
     ClientsDir,
+    /// Print the directory of the deploy tier's tools.
+    DeployToolsDir,
 }
 
 fn main() -> ExitCode {
@@ -72,7 +80,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Memcheck => memcheck::run(),
+        Command::Image(options) => image::run(&options),
         Command::Mutants => mutants::run(),
-        Command::ClientsDir => clients::print_directory(),
+        Command::Manifest => manifest::run(),
+        Command::ClientsDir => kit::print_directory(&kit::Kit::clients()?),
+        Command::DeployToolsDir => kit::print_directory(&kit::Kit::deploy()?),
     }
 }

@@ -12,8 +12,8 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::{
-    clients::{self, Clients},
     ebpf::{Failure, Part, Toolchain},
+    kit::{self, Kit},
     process,
 };
 
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     /// If the programs' compiler is missing, ask rustup for its nightly's rust-src before Debian's packages.
     #[arg(long)]
     rustup: bool,
+    /// Only what the build needs, not what the tests need besides.
+    #[arg(long)]
+    build: bool,
 }
 
 /// One thing to install.
@@ -40,17 +43,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             println!("rustup has not brought it ({error}): Debian's packages will do.");
         }
     }
-    ensure()
+    carry_out(plan(!options.build)?)
 }
 
-/// Installs what is missing, if anything is.
+/// Installs what is missing for the build and the tests, if anything is.
 pub(crate) fn ensure() -> Result<()> {
-    let steps = plan()?;
+    carry_out(plan(true)?)
+}
+
+fn carry_out(steps: Vec<Step>) -> Result<()> {
     if steps.is_empty() {
         println!("setup: nothing to do");
         return Ok(());
     }
-    println!("setup: this machine lacks what the build and the tests need. To do:");
+    println!("setup: this machine lacks what is needed here. To do:");
     for (number, step) in (1..).zip(&steps) {
         println!("  {number}. {}", step.what);
     }
@@ -71,10 +77,10 @@ pub(crate) fn ensure_program(program: &str, package: &'static str) -> Result<()>
     process::timed(&format!("install Debian's package {package}"), || packages::install(&[package])).0
 }
 
-fn plan() -> Result<Vec<Step>> {
+fn plan(tests: bool) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
 
-    let mut packages = packages::missing();
+    let mut packages = packages::missing(tests);
     if lacks(Part::Compiler) {
         packages.extend(["rustc-web", "rust-web-src", "rust-web-clippy", "llvm-22-dev"]);
     }
@@ -101,17 +107,14 @@ fn plan() -> Result<Vec<Step>> {
         steps.push(Step { what: programs::linker_sentence(), run: Box::new(programs::install_linker) });
     }
 
-    let clients = Clients::locate()?;
-    if !clients.complete() {
-        clients::requirements_met()?;
-        steps.push(Step {
-            what: format!(
-                "install the SDK tier's clients (boto3, the AWS CLI, moto, ministack; the AWS SDK for JavaScript) \
-                 in {}",
-                clients.directory().display()
-            ),
-            run: Box::new(move || clients.install()),
-        });
+    for kit in Kit::all()?.into_iter().filter(|_| tests) {
+        if !kit.complete() {
+            kit::requirements_met()?;
+            steps.push(Step {
+                what: format!("install {} in {}", kit.contents(), kit.directory().display()),
+                run: Box::new(move || kit.install()),
+            });
+        }
     }
     Ok(steps)
 }

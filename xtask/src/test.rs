@@ -1,21 +1,19 @@
 //! `test`: the tiers, in the order of their price; each is a claim of its own kind (tests/README.md).
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{
-    check,
-    clients::{self, Clients},
-    fuzz, memcheck, process, setup,
-};
+use crate::{check, fuzz, image, kit::Kit, memcheck, process, setup};
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
 
 /// For each fuzz target, in full size.
 const A_MINUTE: Duration = Duration::from_mins(1);
+/// Tells the tests which agent to run.
+const AGENT: &str = "POD_IDENTITY_AGENT_BIN";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -37,6 +35,8 @@ enum Tier {
     Unit,
     /// Made-up inputs for everything that reads what others wrote, 5 s each; a minute, with AddressSanitizer, in full size.
     Fuzz,
+    /// What is installed in a cluster: the Helm chart, the manifest, the alerts, the dashboard.
+    Deploy,
     /// The agent on a node of network namespaces and cgroups, with the EKS Auth stand-in. Needs root.
     Node,
     /// Attacks on the agent and what comes of them, as a table. Needs root.
@@ -45,6 +45,9 @@ enum Tier {
     Abuse,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
+    /// The container image, and its program on the node tier's nodes. Takes minutes to build: without a name only with
+    /// --full. Needs root.
+    Image,
 }
 
 impl Tier {
@@ -53,20 +56,23 @@ impl Tier {
             Self::Check => "check",
             Self::Unit => "unit",
             Self::Fuzz => "fuzz",
+            Self::Deploy => "deploy",
             Self::Node => "node",
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
             Self::Sdk => "sdk",
+            Self::Image => "image",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk)
+        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk | Self::Image)
     }
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let tiers = options.tier.map_or_else(|| Tier::value_variants().to_vec(), |tier| vec![tier]);
+    let usual = || Tier::value_variants().iter().copied().filter(|tier| options.full || *tier != Tier::Image).collect();
+    let tiers = options.tier.map_or_else(usual, |tier| vec![tier]);
     if let Some(tier) = tiers.iter().find(|tier| tier.needs_root()) {
         ensure!(
             process::is_root(),
@@ -97,6 +103,7 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
             if options.full { memcheck::run() } else { Ok(()) }
         }
         Tier::Fuzz => fuzz::all(if options.full { fuzz::Size::Long(A_MINUTE) } else { fuzz::Size::Smoke }, None),
+        Tier::Deploy => run_tests(&["--workspace", "--test", tier.name()], &[], options),
         Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
@@ -105,13 +112,27 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
             let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
             run_tests(&["--workspace", "--test", tier.name()], alone, options)
         }
+        Tier::Image => {
+            let program = image::program()?;
+            process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
+            run_tests_with(&["--workspace", "--test", Tier::Node.name()], &[], options, Some(&program))
+        }
     }
 }
 
 fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
+    run_tests_with(selection, harness, options, None)
+}
+
+/// Runs tests, on an agent other than the one that lies beside them if one is given.
+fn run_tests_with(selection: &[&str], harness: &[&str], options: &Options, agent: Option<&Path>) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
+    cargo.envs(agent.map(|agent| (AGENT, agent)));
     cargo.args(selection);
-    cargo.env(clients::VARIABLE, Clients::locate()?.directory());
+    for kit in Kit::all()? {
+        let (variable, directory) = kit.variable();
+        cargo.env(variable, directory);
+    }
     if options.full {
         cargo.env(SIZE, "full");
     }

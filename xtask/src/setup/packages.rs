@@ -6,10 +6,11 @@ use anyhow::{Result, ensure};
 
 use crate::process;
 
-/// A program that the build or the tests start, and Debian's package of it.
-const PROGRAMS: [(&str, &str); 11] = [
-    // Links build scripts, and compiles the C of one crate.
-    ("cc", "gcc"),
+/// A program that the build starts, and Debian's package of it: links build scripts, and compiles the C of one crate.
+const COMPILER: (&str, &str) = ("cc", "gcc");
+
+/// Programs that the tests start, and their packages.
+const PROGRAMS: [(&str, &str); 10] = [
     // Shows programs and maps.
     ("bpftool", "bpftool"),
     // Network namespaces of nodes and pods; sockets in them.
@@ -27,12 +28,13 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("python3", "python3"),
 ];
 
-/// Packages for what is not there.
-pub(super) fn missing() -> Vec<&'static str> {
+/// Packages for what is not there: of the build, and of the tests too if `tests` says so.
+pub(super) fn missing(tests: bool) -> Vec<&'static str> {
+    let wanted = PROGRAMS.iter().filter(|_| tests).chain([&COMPILER]);
     let mut packages: Vec<_> =
-        PROGRAMS.iter().filter(|(program, _)| process::find(program).is_none()).map(|(_, package)| *package).collect();
+        wanted.filter(|(program, _)| process::find(program).is_none()).map(|(_, package)| *package).collect();
     // Debian ships Python without what makes a virtual environment.
-    if process::output("python3", &["-c", "import ensurepip, venv"]).is_none() {
+    if tests && process::output("python3", &["-c", "import ensurepip, venv"]).is_none() {
         packages.push("python3-venv");
     }
     if !std::path::Path::new("/usr/include/stdlib.h").is_file() {

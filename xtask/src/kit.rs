@@ -1,7 +1,10 @@
-//! The SDK tier's clients: where they are, whether they are complete, how they get there.
+//! Packages that tiers run besides the project's own programs, of Python and JavaScript: where they are, whether they are
+//! complete, how they get there.
 //!
-//! They live in the user's cache, not below `target/`: `cargo clean` keeps them, and another clone finds them. The
+//! Kits live in the user's cache, not below `target/`: `cargo clean` keeps them, and another clone finds them. The
 //! directory's name holds a hash of the lists they are made from, so a changed list makes another directory.
+
+mod deploy;
 
 use std::{
     env, fs,
@@ -13,9 +16,6 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{process, workspace};
 
-/// Tells the SDK tier and the demo where their clients are.
-pub(crate) const VARIABLE: &str = "POD_IDENTITY_CLIENTS";
-
 /// Written last: a directory without it is an interrupted installation.
 const COMPLETE: &str = "complete";
 const LISTS: [&str; 3] = ["requirements.txt", "package.json", "package-lock.json"];
@@ -24,15 +24,45 @@ const NODE_MAJOR: u32 = 20;
 /// What the Python packages of the list ask for.
 const PYTHON: &str = "(3, 11)";
 
-/// The directory of the clients: `venv/bin/{python3,aws,moto_server,ministack}` and `node_modules/`.
-pub(crate) struct Clients {
+/// Where a kit is made from, and for whom.
+struct Recipe {
+    name: &'static str,
+    /// The directory of its lists.
+    lists: &'static str,
+    /// Tells the tests where it is.
+    variable: &'static str,
+    contents: &'static str,
+    /// What is left to do when the packages are there.
+    finish: fn(&Path) -> Result<()>,
+}
+
+/// `venv/bin/{python3,aws,moto_server,ministack}` and `node_modules/`.
+const CLIENTS: Recipe = Recipe {
+    name: "clients",
+    lists: "tests/clients",
+    variable: "POD_IDENTITY_CLIENTS",
+    contents: "the SDK tier's clients (boto3, the AWS CLI, moto, ministack; the AWS SDK for JavaScript)",
+    finish: |_| Ok(()),
+};
+
+/// `venv/bin/python3` and `bin/{helm,kubectl,promtool}`.
+const DEPLOY: Recipe = Recipe {
+    name: "deploy-tools",
+    lists: "tests/deploy/tools",
+    variable: "POD_IDENTITY_DEPLOY_TOOLS",
+    contents: "the deploy tier's tools (helm, kubectl, promtool, the Kubernetes schemas)",
+    finish: deploy::finish,
+};
+
+/// A kit on this machine, installed or not.
+pub(crate) struct Kit {
+    recipe: &'static Recipe,
     directory: PathBuf,
 }
 
-pub(crate) fn print_directory() -> Result<()> {
-    let clients = Clients::locate()?;
-    ensure!(clients.complete(), "the clients are not installed: run `cargo xtask setup` once");
-    println!("{}", clients.directory.display());
+pub(crate) fn print_directory(kit: &Kit) -> Result<()> {
+    ensure!(kit.complete(), "{} is not installed: run `cargo xtask setup` once", kit.recipe.name);
+    println!("{}", kit.directory.display());
     Ok(())
 }
 
@@ -48,15 +78,39 @@ pub(crate) fn requirements_met() -> Result<()> {
     }
 }
 
-impl Clients {
-    pub(crate) fn locate() -> Result<Self> {
-        let lists = workspace::root().join("tests/clients");
+impl Kit {
+    pub(crate) fn all() -> Result<[Self; 2]> {
+        Ok([Self::clients()?, Self::deploy()?])
+    }
+
+    /// The SDK tier's and the demo's.
+    pub(crate) fn clients() -> Result<Self> {
+        Self::locate(&CLIENTS)
+    }
+
+    /// The deploy tier's.
+    pub(crate) fn deploy() -> Result<Self> {
+        Self::locate(&DEPLOY)
+    }
+
+    fn locate(recipe: &'static Recipe) -> Result<Self> {
+        let lists = workspace::root().join(recipe.lists);
         let mut hash = Fnv::new();
         for list in LISTS {
             let path = lists.join(list);
             hash.add(&fs::read(&path).with_context(|| format!("read {}", path.display()))?);
         }
-        Ok(Self { directory: cache()?.join("pod-identity-agent").join(format!("clients-{:016x}", hash.0)) })
+        let directory = cache()?.join("pod-identity-agent").join(format!("{}-{:016x}", recipe.name, hash.0));
+        Ok(Self { recipe, directory })
+    }
+
+    /// The variable and value that tell tests where it is.
+    pub(crate) fn variable(&self) -> (&'static str, &Path) {
+        (self.recipe.variable, &self.directory)
+    }
+
+    pub(crate) fn contents(&self) -> &'static str {
+        self.recipe.contents
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -74,8 +128,8 @@ impl Clients {
         let directory = &self.directory;
         fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         // Two clones may come here at once. The lock ends with the file, at the end of this function.
-        let lock = fs::File::create(directory.with_extension("lock")).context("create the lock of the clients")?;
-        lock.lock().context("lock the clients")?;
+        let lock = fs::File::create(directory.with_extension("lock")).context("create the lock of the kit")?;
+        lock.lock().context("lock the kit")?;
         if self.complete() {
             return Ok(());
         }
@@ -84,7 +138,8 @@ impl Clients {
 
         self.install_python()?;
         self.install_javascript()?;
-        fs::write(directory.join(COMPLETE), "").context("mark the clients as complete")
+        (self.recipe.finish)(directory)?;
+        fs::write(directory.join(COMPLETE), "").context("mark the kit as complete")
     }
 
     fn install_python(&self) -> Result<()> {
@@ -96,21 +151,25 @@ impl Clients {
                 // Wheels with known hashes only: no script of a package is run.
                 .args(["-m", "pip", "install", "--quiet", "--require-hashes", "--only-binary=:all:"])
                 .args(["--disable-pip-version-check", "--requirement"])
-                .arg(workspace::root().join("tests/clients/requirements.txt")),
+                .arg(self.list("requirements.txt")),
         )
     }
 
     fn install_javascript(&self) -> Result<()> {
         for list in ["package.json", "package-lock.json"] {
-            let from = workspace::root().join("tests/clients").join(list);
+            let from = self.list(list);
             fs::copy(&from, self.directory.join(list)).with_context(|| format!("copy {}", from.display()))?;
         }
         process::run(
             Command::new("npm")
                 .current_dir(&self.directory)
-                // No script of a package is run.
-                .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]),
+                // No script of a package is run, and nothing comes that the list does not name.
+                .args(["ci", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--loglevel=error"]),
         )
+    }
+
+    fn list(&self, name: &str) -> PathBuf {
+        workspace::root().join(self.recipe.lists).join(name)
     }
 
     fn python(&self) -> PathBuf {
