@@ -1,5 +1,5 @@
 //! Builds every part and runs them until the agent is told to stop.
-use std::{io, path::Path, pin::pin, sync::Arc, time::Instant};
+use std::{io, net::IpAddr, path::Path, pin::pin, sync::Arc, time::Instant};
 
 use rustix::process::{Resource, Rlimit};
 use tokio::{
@@ -15,7 +15,7 @@ use crate::{
         kubepods::{Kubepods, KubepodsError},
         resolver::CgroupResolver,
     },
-    config::{HostNetworkPods, ServerConfig},
+    config::{HostNetworkPods, ServerConfig, TARGET_V4, TARGET_V6},
     confinement::{ConfinementError, Role},
     credentials::{Clock, Engine, NoTokens, TokenSource, engine::Limits},
     discovery::{
@@ -27,13 +27,13 @@ use crate::{
     kubelet::TokenWatchHandle,
     metrics::Metrics,
     netns::{NetnsWorker, NoNetnsWorker},
-    operator::Operator,
+    operator::{NodeFacts, NodeView, Operator},
     pods::Pods,
     self_test::{self, Lacking},
     server::{self, Context, NoServer, Server},
     steering::{Events, Order, Steering, SteeringError, Targets, guard::Guard},
     sys,
-    vouching::{self, Vouching},
+    vouching::{self, KubeletTokens, Vouching},
 };
 
 /// Missed beats of a thread after which the agent calls itself dead.
@@ -125,7 +125,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    admin.know(Operator::new(Arc::clone(&agent.pods)));
+    admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
     // What the programs' loading took is not needed again.
@@ -174,6 +174,7 @@ struct Agent {
     metrics: Arc<Metrics>,
     pods: Arc<Pods>,
     vouching: Option<Vouching>,
+    tokens: Option<KubeletTokens>,
     steering: Arc<Steering>,
     events: Events,
     server: Server,
@@ -222,8 +223,12 @@ impl Agent {
             seed: fastrand::u64(..),
         };
         let (tokens, watch, vouching) = kubelet(&config.kubelet_root, &clock);
+        let source: Arc<dyn TokenSource> = match &tokens {
+            Some(tokens) => Arc::new(tokens.clone()),
+            None => Arc::new(NoTokens),
+        };
         let engine =
-            Engine::new(Arc::new(eks_auth), tokens, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
+            Engine::new(Arc::new(eks_auth), source, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
         let pods = Pods::new(engine, Arc::clone(&metrics), watch, config.max_share_per_pod);
         let (handle, commands) = DiscoveryHandle::new();
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
@@ -237,17 +242,34 @@ impl Agent {
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
         let discovery =
             Discovery::start(Arc::clone(&kubepods), Arc::clone(&pods), Arc::clone(&metrics), namespaces).await?;
-        Ok(Self { kubepods, metrics, pods, vouching, steering, events, server, discovery, commands, handle })
+        Ok(Self { kubepods, metrics, pods, vouching, tokens, steering, events, server, discovery, commands, handle })
+    }
+
+    /// What operators are shown.
+    fn view(&self, config: &ServerConfig) -> NodeView {
+        let steered = [(config.steer.v4, IpAddr::V4(TARGET_V4)), (config.steer.v6, IpAddr::V6(TARGET_V6))];
+        let facts = NodeFacts {
+            cluster_name: config.cluster_name.clone(),
+            steered: steered.into_iter().filter_map(|(steered, address)| steered.then_some(address)).collect(),
+            target_port: config.target_port,
+            serves_host_network: config.host_network_pods == HostNetworkPods::Serve,
+            kubepods: self.kubepods.directory(),
+            kubelet_root: config.kubelet_root.clone(),
+        };
+        let (steering, kubepods) = (Arc::clone(&self.steering), self.kubepods.directory());
+        let disturbances = move |pod: Option<&Path>| steering.disturbances(&kubepods, pod);
+        let (discovery, tokens) = (self.handle.clone(), self.tokens.clone());
+        NodeView { facts, discovery, tokens, disturbances: Box::new(disturbances) }
     }
 }
 
 /// The kubelet's tokens, where they can be read. Without them pods are served all the same, each after its first request.
-fn kubelet(root: &Path, clock: &Clock) -> (Arc<dyn TokenSource>, Option<TokenWatchHandle>, Option<Vouching>) {
+fn kubelet(root: &Path, clock: &Clock) -> (Option<KubeletTokens>, Option<TokenWatchHandle>, Option<Vouching>) {
     match vouching::open(root, clock) {
-        Ok((tokens, watch, vouching)) => (Arc::new(tokens), Some(watch), Some(vouching)),
+        Ok((tokens, watch, vouching)) => (Some(tokens), Some(watch), Some(vouching)),
         Err(error) => {
             tracing::warn!(%error, "credentials are not fetched before pods ask, and a rotated token costs a call");
-            (Arc::new(NoTokens), None, None)
+            (None, None, None)
         }
     }
 }

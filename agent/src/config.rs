@@ -22,7 +22,7 @@ mod values;
 pub use args::HostNetworkPods;
 pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6};
 
-use args::{AnswerArgs, Args, CommandArgs, FlushArgs, Output};
+use args::{AnswerArgs, Args, CommandArgs, FlushArgs};
 
 /// Exit code for a bad configuration (`EX_USAGE`).
 const EX_USAGE: u8 = 64;
@@ -93,7 +93,8 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
             question: if probe.live { Question::Live } else { Question::Ready },
             run_dir: probe.run_dir,
         }),
-        CommandArgs::Status(status) => Ok(inquire(Action::Status, status.answer)),
+        CommandArgs::Status(status) => Ok(inquire(Action::Status { watch: status.watch }, status.answer)),
+        CommandArgs::Explain(explain) => Ok(inquire(Action::Explain(explain.pod), explain.answer)),
         CommandArgs::Flush(FlushArgs { pod, service_account, all: _, answer }) => {
             let selection = pod.map(Selection::Pod).or(service_account.map(Selection::ServiceAccount));
             Ok(inquire(Action::Flush(selection.unwrap_or(Selection::All)), answer))
@@ -102,14 +103,15 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
 }
 
 fn inquire(action: Action, answer: AnswerArgs) -> Command {
-    Command::Inquire(Inquiry { action, run_dir: answer.run_dir, json: answer.output == Output::Json })
+    Command::Inquire(Inquiry { action, run_dir: answer.run_dir, form: answer.output })
 }
 
 fn stop(error: &clap::Error) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Shown(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Stop::Misconfigured(
-            "name a command: server, status, flush, probe, initialize or version (--help tells more)".to_owned(),
+            "name a command: server, status, explain, flush, probe, initialize or version (--help tells more)"
+                .to_owned(),
         ),
         _ => Stop::Misconfigured(one_line(error)),
     }

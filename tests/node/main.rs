@@ -10,6 +10,7 @@ mod contract_tokens;
 mod credentials;
 mod discovery;
 mod ends;
+mod explain;
 mod harness;
 mod inspection;
 mod interference;

@@ -8,6 +8,7 @@ use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::values;
 use crate::{
+    commands::Form,
     confinement::Seccomp,
     share,
     telemetry::{LogFormat, Verbosity},
@@ -44,6 +45,8 @@ pub(super) enum CommandArgs {
     Probe(ProbeArgs),
     /// Show the node's pods and their credentials
     Status(StatusArgs),
+    /// Tell why a pod has no credentials, step by step, and what to do; exit 1 if something is wrong
+    Explain(ExplainArgs),
     /// Have credentials fetched anew, after a role or an association was changed
     Flush(FlushArgs),
 }
@@ -177,22 +180,12 @@ pub(super) struct ProbeArgs {
     pub(super) run_dir: PathBuf,
 }
 
-/// What an answer is printed as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
-}
-
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, clap::Args)]
 pub(super) struct AnswerArgs {
     /// How to print the answer
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
-    pub(super) output: Output,
+    pub(super) output: Form,
 
     /// Directory of the admin socket
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
@@ -201,6 +194,19 @@ pub(super) struct AnswerArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
+    /// Show it again and again, every 2 s or as often as this says
+    #[arg(short, long, value_name = "PAUSE", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = values::pause)]
+    pub(super) watch: Option<Duration>,
+
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The pod: its UID, NAMESPACE/NAME, NAME, or the id of one of its processes as the node numbers them
+    pub(super) pod: String,
+
     #[command(flatten)]
     pub(super) answer: AnswerArgs,
 }

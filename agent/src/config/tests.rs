@@ -2,7 +2,7 @@ use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
 use super::*;
-use crate::confinement::Seccomp;
+use crate::{commands::Form, confinement::Seccomp};
 
 fn run(line: &str) -> Result<Command, Stop> {
     read(format!("pod-identity-agent {line}").split_whitespace().map(OsString::from))
@@ -225,8 +225,12 @@ fn commands_for_people_say_what_they_mean() {
         other => panic!("{line}: {other:?}"),
     };
     let status = inquire("status");
-    assert_eq!((status.action, status.json), (Action::Status, false));
-    assert!(inquire("status -o json").json);
+    assert_eq!((status.action, status.form), (Action::Status { watch: None }, Form::Table));
+    let watched = inquire("status --watch=500ms").action;
+    assert_eq!(watched, Action::Status { watch: Some(Duration::from_millis(500)) });
+    assert_eq!(inquire("status -w").action, Action::Status { watch: Some(Duration::from_secs(2)) });
+    assert_eq!(inquire("explain shop/web-0 -o yaml").action, Action::Explain("shop/web-0".to_owned()));
+    assert_eq!(inquire("status -o json").form, Form::Json);
     assert_eq!(inquire("flush --all").action, Action::Flush(Selection::All));
     assert_eq!(inquire("flush --pod shop/web-0").action, Action::Flush(Selection::Pod("shop/web-0".to_owned())));
     let account = Selection::ServiceAccount("shop/reader".to_owned());

@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::{
     credentials::{Clock, Engine, Grant, NoTokens, PresentedToken, Upstream, UpstreamFuture, engine::Limits},
+    discovery::DiscoveryHandle,
     metrics::Metrics,
     refusal::UpstreamError,
     share,
@@ -75,12 +76,21 @@ async fn node() -> Operator {
     second.credentials().obtain(token(SECOND, None, "refused")).await.unwrap_err();
     let first = pods.add(FIRST.parse().unwrap());
     first.credentials().obtain(token(FIRST, Some("web-0"), "reader")).await.unwrap();
-    Operator::new(pods)
+    let (discovery, _) = DiscoveryHandle::new();
+    let facts = NodeFacts {
+        cluster_name: "test".to_owned(),
+        steered: Vec::new(),
+        target_port: 80,
+        serves_host_network: true,
+        kubepods: "/kubepods".into(),
+        kubelet_root: "/kubelet".into(),
+    };
+    Operator::new(pods, NodeView { facts, discovery, tokens: None, disturbances: Box::new(|_| Vec::new()) })
 }
 
 #[tokio::test]
 async fn the_status_names_pods_and_tells_no_secret() {
-    let status = node().await.status();
+    let status = node().await.status().await;
     let uids: Vec<&str> = status.pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
     assert_eq!(uids, [SECOND, FIRST, UNNAMED], "by namespace and name, the unnamed last");
     let found: Vec<PodState> = status.pods.iter().map(|pod| pod.state).collect();

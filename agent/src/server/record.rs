@@ -71,6 +71,9 @@ pub(super) fn granted(context: &Context, caller: &Caller, issued: &Issued, kind:
 /// the log.
 pub(super) fn refused(context: &Context, namespace: &Namespace, who: Evidence, refusal: &Refusal, duration: Duration) {
     context.metrics.refused(refusal);
+    if let Some(pod) = who.pod.and_then(|uid| context.attestor.pod(uid)) {
+        pod.was_refused(context.clock.now(), refusal);
+    }
     let speaker = who.pod.map_or(Speaker::Namespace(namespace.cookie), Speaker::Pod);
     let Some(suppressed) = may_log(context, speaker) else { return };
     tracing::info!(
