@@ -250,6 +250,7 @@ impl Agent {
         let steered = [(config.steer.v4, IpAddr::V4(TARGET_V4)), (config.steer.v6, IpAddr::V6(TARGET_V6))];
         let facts = NodeFacts {
             cluster_name: config.cluster_name.clone(),
+            endpoint: config.endpoint.clone(),
             steered: steered.into_iter().filter_map(|(steered, address)| steered.then_some(address)).collect(),
             target_port: config.target_port,
             serves_host_network: config.host_network_pods == HostNetworkPods::Serve,

@@ -16,6 +16,7 @@ use crate::{
 };
 
 mod checks;
+mod doctor;
 mod explain;
 mod screen;
 mod table;
@@ -23,6 +24,7 @@ mod table;
 mod tests;
 mod yaml;
 
+pub use doctor::Where;
 use screen::Screen;
 
 /// For an answer from memory.
@@ -63,6 +65,8 @@ pub enum Action {
     },
     /// Why a pod has, or has no, credentials: by UID, name, `NAMESPACE/NAME` or process id.
     Explain(String),
+    /// Whether the node lets the agent work.
+    Doctor(Box<Where>),
     /// Credentials fetched anew.
     Flush(Selection),
 }
@@ -133,6 +137,12 @@ pub fn run(inquiry: &Inquiry, out: &mut impl Write) -> Result<bool, CommandError
             let text = || checks::render(&explained.steps, screen);
             print(out, &formed(inquiry.form, &serde_json::to_value(&explained)?, text))?;
             Ok(explained.good)
+        }
+        Action::Doctor(place) => {
+            let examination = doctor::run(place);
+            let text = || checks::render(&examination.checks, screen);
+            print(out, &formed(inquiry.form, &serde_json::to_value(&examination)?, text))?;
+            Ok(examination.good)
         }
         Action::Flush(selection) => {
             let question = serde_json::to_string(selection)?;

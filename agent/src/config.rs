@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 
-use crate::commands::{Action, Inquiry};
+use crate::commands::{Action, Inquiry, Where};
 use crate::operator::Selection;
 use crate::probe::Question;
 use crate::telemetry::{LogFormat, Verbosity};
@@ -22,7 +22,7 @@ mod values;
 pub use args::HostNetworkPods;
 pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6};
 
-use args::{AnswerArgs, Args, CommandArgs, FlushArgs};
+use args::{AnswerArgs, Args, CommandArgs, DoctorArgs, FlushArgs};
 
 /// Exit code for a bad configuration (`EX_USAGE`).
 const EX_USAGE: u8 = 64;
@@ -95,6 +95,17 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
         }),
         CommandArgs::Status(status) => Ok(inquire(Action::Status { watch: status.watch }, status.answer)),
         CommandArgs::Explain(explain) => Ok(inquire(Action::Explain(explain.pod), explain.answer)),
+        CommandArgs::Doctor(doctor) => {
+            let DoctorArgs { cluster_name, endpoint, listener_ports, kubepods_cgroup, kubelet_root, answer } = doctor;
+            let listener_ports =
+                server::listener_ports(&listener_ports).map_err(|error| Stop::Misconfigured(error.to_string()))?;
+            // An empty variable is none, as for `server`.
+            let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+            let (cluster_name, endpoint) = (given(cluster_name), given(endpoint));
+            let run_dir = answer.run_dir.clone();
+            let place = Where { run_dir, kubelet_root, kubepods_cgroup, listener_ports, cluster_name, endpoint };
+            Ok(inquire(Action::Doctor(Box::new(place)), answer))
+        }
         CommandArgs::Flush(FlushArgs { pod, service_account, all: _, answer }) => {
             let selection = pod.map(Selection::Pod).or(service_account.map(Selection::ServiceAccount));
             Ok(inquire(Action::Flush(selection.unwrap_or(Selection::All)), answer))
@@ -110,7 +121,7 @@ fn stop(error: &clap::Error) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Shown(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Stop::Misconfigured(
-            "name a command: server, status, explain, flush, probe, initialize or version (--help tells more)"
+            "name a command: server, status, explain, doctor, flush, probe, initialize or version (--help tells more)"
                 .to_owned(),
         ),
         _ => Stop::Misconfigured(one_line(error)),

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod causes;
+mod examination;
 mod failure;
 mod http;
 mod node_credentials;
@@ -28,6 +29,7 @@ mod test_server;
 #[cfg(test)]
 mod tests;
 
+pub use examination::{Examined, Outcome};
 pub use http::{Names, ProxyError, TrustError};
 
 use http::{HttpClients, Timeouts};

@@ -19,7 +19,7 @@ mod explanation;
 #[cfg(test)]
 mod tests;
 
-pub use explanation::{Explanation, NodeFacts, NodeView, PodFacts};
+pub use explanation::{Explanation, Inspect, NodeFacts, NodeView, PodFacts};
 
 /// An operator who flushes is told after this time what has become of it so far; fetches go on.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(20);

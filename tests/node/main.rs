@@ -9,6 +9,7 @@ mod contract_eks_auth;
 mod contract_tokens;
 mod credentials;
 mod discovery;
+mod doctor;
 mod ends;
 mod explain;
 mod harness;

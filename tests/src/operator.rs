@@ -21,8 +21,12 @@ pub struct Told {
 /// Runs a command of the agent whose admin socket is in `run_dir`.
 pub fn tell(run_dir: &Path, args: &[&str]) -> Result<Told> {
     let mut command = Command::new(binary("pod-identity-agent")?);
-    let Output { status, stdout, stderr } =
-        command.args(args).arg("--run-dir").arg(run_dir).output().context("the command does not start")?;
+    told(command.args(args).arg("--run-dir").arg(run_dir))
+}
+
+/// Runs a command to its end.
+pub fn told(command: &mut Command) -> Result<Told> {
+    let Output { status, stdout, stderr } = command.output().context("the command does not start")?;
     let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     Ok(Told { text, code: status.code() })
 }

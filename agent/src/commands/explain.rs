@@ -19,6 +19,8 @@ mod processes;
 mod remedies;
 mod steps;
 
+pub(super) use steps::steering;
+
 /// What was found.
 #[derive(Debug, Serialize)]
 pub(super) struct Explained {

@@ -47,6 +47,8 @@ pub(super) enum CommandArgs {
     Status(StatusArgs),
     /// Tell why a pod has no credentials, step by step, and what to do; exit 1 if something is wrong
     Explain(ExplainArgs),
+    /// Test whether this node lets the agent work, with or without a running agent; exit 1 if it does not
+    Doctor(DoctorArgs),
     /// Have credentials fetched anew, after a role or an association was changed
     Flush(FlushArgs),
 }
@@ -206,6 +208,33 @@ pub(super) struct StatusArgs {
 pub(super) struct ExplainArgs {
     /// The pod: its UID, NAMESPACE/NAME, NAME, or the id of one of its processes as the node numbers them
     pub(super) pod: String,
+
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
+}
+
+// What is not given is asked of the running agent; so there are no defaults here.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    /// Name of the EKS cluster
+    #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
+    pub(super) cluster_name: Option<String>,
+
+    /// Address of EKS Auth, instead of the region's
+    #[arg(long, value_name = "URL", env = "POD_IDENTITY_AGENT_ENDPOINT")]
+    pub(super) endpoint: Option<String>,
+
+    /// Ports that the agent may listen on in pods' namespaces
+    #[arg(long, value_name = "FIRST-LAST", env = "POD_IDENTITY_AGENT_LISTENER_PORTS", default_value = "706-737")]
+    pub(super) listener_ports: String,
+
+    /// The cgroup below which all pods are
+    #[arg(long, value_name = "PATH", env = "POD_IDENTITY_AGENT_KUBEPODS_CGROUP")]
+    pub(super) kubepods_cgroup: Option<PathBuf>,
+
+    /// The kubelet's root directory
+    #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_KUBELET_ROOT")]
+    pub(super) kubelet_root: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) answer: AnswerArgs,

@@ -227,7 +227,7 @@ fn retention(longest: Duration) -> Result<Duration, Misconfigured> {
     }
 }
 
-fn listener_ports(text: &str) -> Result<RangeInclusive<u16>, Misconfigured> {
+pub(super) fn listener_ports(text: &str) -> Result<RangeInclusive<u16>, Misconfigured> {
     let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
     match range {
         Some(range) if *range.end() >= FIRST_PORT_OF_OTHERS => Err(Misconfigured::PortsOfOthers(text.to_owned())),

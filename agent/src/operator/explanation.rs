@@ -22,6 +22,9 @@ use crate::{
 /// Discovery answers between two of its own steps; the longest is to open listeners.
 const SURVEYED_WITHIN: Duration = Duration::from_secs(2);
 
+/// Looks at what disturbs the programs for pods of a cgroup.
+pub type Inspect = Box<dyn Fn(Option<&Path>) -> Vec<Disturbance> + Send + Sync>;
+
 /// What an operator is shown beside the pods.
 pub struct NodeView {
     /// The configuration, as far as it matters to a pod.
@@ -31,7 +34,7 @@ pub struct NodeView {
     /// The kubelet's tokens, if they can be read.
     pub tokens: Option<KubeletTokens>,
     /// What disturbs the programs for pods of this cgroup.
-    pub disturbances: Box<dyn Fn(Option<&Path>) -> Vec<Disturbance> + Send + Sync>,
+    pub disturbances: Inspect,
 }
 
 impl fmt::Debug for NodeView {
@@ -51,6 +54,8 @@ impl NodeView {
 pub struct NodeFacts {
     /// The cluster that EKS Auth is asked for.
     pub cluster_name: String,
+    /// Address of EKS Auth, if not the region's.
+    pub endpoint: Option<String>,
     /// Target addresses that are steered.
     pub steered: Vec<IpAddr>,
     /// Port of the target addresses.

@@ -79,6 +79,7 @@ async fn node() -> Operator {
     let (discovery, _) = DiscoveryHandle::new();
     let facts = NodeFacts {
         cluster_name: "test".to_owned(),
+        endpoint: None,
         steered: Vec::new(),
         target_port: 80,
         serves_host_network: true,

@@ -261,7 +261,8 @@ fn shown(listener: &Listener) -> String {
     format!("127.0.0.1{v6}, port {}", listener.port)
 }
 
-fn steering(explanation: &Explanation) -> Check {
+/// Whether pods' connects reach the agent's programs, and those first.
+pub(in crate::commands) fn steering(explanation: &Explanation) -> Check {
     const STEP: &str = "steering";
     let Some(found) = explanation.disturbances.first() else {
         return Check::ok(STEP, "the programs are attached, and nothing runs before them");

@@ -23,6 +23,7 @@ fn scene() -> Scene {
     let listener = Listener { netns: 7, cookie: 8, port: 706, ipv6: true };
     let node = NodeFacts {
         cluster_name: "prod".to_owned(),
+        endpoint: None,
         steered: vec![node_v4(), node_v6()],
         target_port: 80,
         serves_host_network: true,
