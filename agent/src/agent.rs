@@ -11,6 +11,7 @@ use tokio::{
 use crate::{
     admin::{Admin, AdminSocket, NoAdminSocket, Routes},
     attestation::Attestor,
+    audit::{Audit, AuditFile, NoAuditFile},
     cgroup::{
         kubepods::{Kubepods, KubepodsError},
         resolver::CgroupResolver,
@@ -75,6 +76,9 @@ pub enum AgentError {
     /// No thread that enters namespaces.
     #[error(transparent)]
     Netns(#[from] NoNetnsWorker),
+    /// No file for the audit.
+    #[error(transparent)]
+    AuditFile(#[from] NoAuditFile),
     /// A thread cannot be confined.
     #[error(transparent)]
     Confinement(#[from] ConfinementError),
@@ -87,6 +91,7 @@ impl AgentError {
         matches!(
             self,
             Self::EksAuth(_)
+                | Self::AuditFile(NoAuditFile::Open { .. })
                 | Self::Kubepods(
                     KubepodsError::NotAPod { .. }
                         | KubepodsError::Given(..)
@@ -125,6 +130,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    let audit_file = agent.audit_file(&config)?;
     admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
@@ -158,14 +164,18 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     tracing::info!("stopping");
     // First nothing new is steered here, then what is under way ends: with discovery and EKS Auth still at work.
     steering.detach();
-    if let Some(outcome) = failed {
+    let outcome = if let Some(outcome) = failed {
         server.drain().await;
-        return outcome;
-    }
-    tokio::select! {
-        () = server.drain() => Ok(()),
-        outcome = &mut working => outcome,
-    }
+        outcome
+    } else {
+        tokio::select! {
+            () = server.drain() => Ok(()),
+            outcome = &mut working => outcome,
+        }
+    };
+    // With the last requests in it.
+    audit_file.into_iter().for_each(AuditFile::finish);
+    outcome
 }
 
 /// The parts that run.
@@ -175,6 +185,7 @@ struct Agent {
     pods: Arc<Pods>,
     vouching: Option<Vouching>,
     tokens: Option<KubeletTokens>,
+    audit: Arc<Audit>,
     steering: Arc<Steering>,
     events: Events,
     server: Server,
@@ -234,7 +245,8 @@ impl Agent {
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
         let cgroups = CgroupResolver::start(Arc::clone(&kubepods), confinement)?;
         let attestor = Attestor::new(cgroups, Arc::clone(&pods), handle.clone(), serve_host_network);
-        let context = Context::new(attestor, clock, Arc::clone(&metrics), handle.clone());
+        let audit = Arc::new(Audit::default());
+        let context = Context::new(attestor, clock, Arc::clone(&metrics), Arc::clone(&audit), handle.clone());
         let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
         let (listeners, new_listeners) = mpsc::unbounded_channel();
         let server = Server::start(context, new_listeners, pulse, confinement)?;
@@ -242,7 +254,26 @@ impl Agent {
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
         let discovery =
             Discovery::start(Arc::clone(&kubepods), Arc::clone(&pods), Arc::clone(&metrics), namespaces).await?;
-        Ok(Self { kubepods, metrics, pods, vouching, tokens, steering, events, server, discovery, commands, handle })
+        Ok(Self {
+            kubepods,
+            metrics,
+            pods,
+            vouching,
+            tokens,
+            audit,
+            steering,
+            events,
+            server,
+            discovery,
+            commands,
+            handle,
+        })
+    }
+
+    fn audit_file(&self, config: &ServerConfig) -> Result<Option<AuditFile>, NoAuditFile> {
+        let Some(path) = config.audit_log.clone() else { return Ok(None) };
+        let audit = Arc::clone(&self.audit);
+        AuditFile::start(audit, path, config.audit_log_max_bytes, config.confinement()).map(Some)
     }
 
     /// What operators are shown.
@@ -259,8 +290,8 @@ impl Agent {
         };
         let (steering, kubepods) = (Arc::clone(&self.steering), self.kubepods.directory());
         let disturbances = move |pod: Option<&Path>| steering.disturbances(&kubepods, pod);
-        let (discovery, tokens) = (self.handle.clone(), self.tokens.clone());
-        NodeView { facts, discovery, tokens, disturbances: Box::new(disturbances) }
+        let (discovery, audit, tokens) = (self.handle.clone(), Arc::clone(&self.audit), self.tokens.clone());
+        NodeView { facts, discovery, audit, tokens, disturbances: Box::new(disturbances) }
     }
 }
 

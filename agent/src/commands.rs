@@ -15,6 +15,7 @@ use crate::{
     operator::{Failure, FlushOutcome, FlushedPod, PodName, PodState, PodStatus, Selection, Status},
 };
 
+mod audit;
 mod checks;
 mod doctor;
 mod explain;
@@ -65,6 +66,11 @@ pub enum Action {
     },
     /// Why a pod has, or has no, credentials: by UID, name, `NAMESPACE/NAME` or process id.
     Explain(String),
+    /// What was granted and refused.
+    Audit {
+        /// Go on with what comes.
+        follow: bool,
+    },
     /// Whether the node lets the agent work.
     Doctor(Box<Where>),
     /// Credentials fetched anew.
@@ -138,6 +144,7 @@ pub fn run(inquiry: &Inquiry, out: &mut impl Write) -> Result<bool, CommandError
             print(out, &formed(inquiry.form, &serde_json::to_value(&explained)?, text))?;
             Ok(explained.good)
         }
+        Action::Audit { follow } => audit::run(&inquiry.run_dir, *follow, out).map(|()| true),
         Action::Doctor(place) => {
             let examination = doctor::run(place);
             let text = || checks::render(&examination.checks, screen);

@@ -1,5 +1,6 @@
 //! The node tier: real namespaces, cgroups, programs and sockets on this machine's kernel. Needs root.
 mod attestation;
+mod audit;
 mod bursts;
 mod client_modes;
 mod common;

@@ -49,8 +49,12 @@ pub(super) enum CommandArgs {
     Explain(ExplainArgs),
     /// Test whether this node lets the agent work, with or without a running agent; exit 1 if it does not
     Doctor(DoctorArgs),
+    /// Show what was granted and refused, as lines of JSON
+    Audit(AuditArgs),
     /// Have credentials fetched anew, after a role or an association was changed
     Flush(FlushArgs),
+    /// Print what a shell needs to complete this command line
+    Completions(CompletionsArgs),
 }
 
 /// What AWS's agent would take.
@@ -142,6 +146,14 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(super) run_dir: PathBuf,
 
+    /// File to which grants and refusals are appended, as lines of JSON; when it is full it becomes FILE.1
+    #[arg(long, value_name = "FILE", env = "POD_IDENTITY_AGENT_AUDIT_LOG")]
+    pub(super) audit_log: Option<PathBuf>,
+
+    /// Size of that file at most
+    #[arg(long, value_name = "MIB", env = "POD_IDENTITY_AGENT_AUDIT_LOG_MAX_MIB", default_value = "16", value_parser = values::count::<NonZeroU32>)]
+    pub(super) audit_log_max_mib: NonZeroU32,
+
     /// Whether pods in the node's own network namespace are served
     #[arg(long, value_enum, value_name = "WHETHER", env = "POD_IDENTITY_AGENT_HOST_NETWORK_PODS", default_value_t)]
     pub(super) host_network_pods: HostNetworkPods,
@@ -211,6 +223,23 @@ pub(super) struct ExplainArgs {
 
     #[command(flatten)]
     pub(super) answer: AnswerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AuditArgs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(super) follow: bool,
+
+    /// Directory of the admin socket
+    #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(super) run_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell's
+    pub(super) shell: clap_complete::Shell,
 }
 
 // What is not given is asked of the running agent; so there are no defaults here.

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{Operator, PodName, PodStatus, Selection, is_selected, name_of, status_of};
 use crate::{
+    audit::{Audit, Batch, Cursor},
     discovery::{DiscoveryHandle, Listener, Survey},
     pod_uid::PodUid,
     pods::Pod,
@@ -31,6 +32,8 @@ pub struct NodeView {
     pub facts: NodeFacts,
     /// Where pods and listeners are.
     pub discovery: DiscoveryHandle,
+    /// What was granted and refused.
+    pub audit: Arc<Audit>,
     /// The kubelet's tokens, if they can be read.
     pub tokens: Option<KubeletTokens>,
     /// What disturbs the programs for pods of this cgroup.
@@ -121,6 +124,12 @@ impl Operator {
             pod: Some(PodFacts { status, token: self.token(pod.uid()) }),
             unknown_pods_token: None,
         }
+    }
+
+    /// What was granted and refused from `cursor` on.
+    #[must_use]
+    pub fn audit(&self, cursor: Cursor) -> Batch {
+        self.node.audit.read(cursor)
     }
 
     fn token(&self, uid: PodUid) -> TokenFile {

@@ -86,7 +86,10 @@ async fn node() -> Operator {
         kubepods: "/kubepods".into(),
         kubelet_root: "/kubelet".into(),
     };
-    Operator::new(pods, NodeView { facts, discovery, tokens: None, disturbances: Box::new(|_| Vec::new()) })
+    Operator::new(
+        pods,
+        NodeView { facts, discovery, audit: Arc::default(), tokens: None, disturbances: Box::new(|_| Vec::new()) },
+    )
 }
 
 #[tokio::test]
