@@ -133,9 +133,7 @@ pub fn run(inquiry: &Inquiry, out: &mut impl Write) -> Result<bool, CommandError
         }
         Action::Status { watch: Some(pause) } => loop {
             let text = status(inquiry, screen)?;
-            // Home, print, clear what is left over: without the flicker of clearing first.
-            let shown = if screen.colours { format!("\x1b[H{text}\x1b[J") } else { text };
-            print(out, &shown)?;
+            print(out, &screen.again(text))?;
             thread::sleep(*pause);
         },
         Action::Explain(pod) => {

@@ -33,6 +33,15 @@ impl Screen {
         Self { width, colours: !set("NO_COLOR") && !dumb }
     }
 
+    /// Text that takes the place of what is shown, on a terminal: each line clears what was longer before, and the last
+    /// one what was below. Without the flicker of clearing first.
+    pub(super) fn again(self, text: String) -> String {
+        if self.width.is_none() {
+            return text;
+        }
+        format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
+    }
+
     pub(super) fn paint(self, colour: Colour, text: &str) -> String {
         let code = match colour {
             Colour::Green => 32,
@@ -41,5 +50,24 @@ impl Screen {
             Colour::Grey => 90,
         };
         if self.colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_and_movements_are_a_terminals_alone() {
+        let (pipe, terminal) = (Screen::default(), Screen { width: Some(80), colours: true });
+        assert_eq!((pipe.paint(Colour::Red, "x"), pipe.again("x\n".to_owned())), ("x".to_owned(), "x\n".to_owned()));
+        assert_eq!(terminal.paint(Colour::Red, "x"), "\x1b[31mx\x1b[0m");
+        assert_eq!(terminal.again("x\n".to_owned()), "\x1b[Hx\x1b[K\n\x1b[J");
+        // NO_COLOR says nothing of movements.
+        let plain = Screen { colours: false, ..terminal };
+        assert_eq!(
+            (plain.paint(Colour::Red, "x"), plain.again(String::new())),
+            ("x".to_owned(), "\x1b[H\x1b[J".to_owned())
+        );
     }
 }
