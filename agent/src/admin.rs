@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::audit::Cursor;
 use crate::health::{Liveness, Readiness, Verdict};
 use crate::metrics::{self, Metrics};
 use crate::operator::{Operator, Selection};
@@ -59,7 +60,7 @@ pub enum Routes {
     Health,
     /// `/metrics`, where the operator asked for it.
     Metrics,
-    /// All, with `/status` and `/flush`, for the owner of the admin socket.
+    /// All, with `/status`, `/explain`, `/audit` and `/flush`, for the owner of the admin socket.
     All,
 }
 
@@ -70,6 +71,8 @@ enum Route {
     Ready,
     Metrics,
     Status,
+    Explain,
+    Audit,
     Flush,
 }
 
@@ -80,6 +83,8 @@ impl Route {
             "/readyz" => Self::Ready,
             "/metrics" => Self::Metrics,
             "/status" => Self::Status,
+            "/explain" => Self::Explain,
+            "/audit" => Self::Audit,
             "/flush" => Self::Flush,
             _ => return None,
         };
@@ -92,7 +97,7 @@ impl Route {
     }
 
     fn methods(self) -> &'static str {
-        if self == Self::Flush { "POST" } else { "GET, HEAD" }
+        if matches!(self, Self::Explain | Self::Audit | Self::Flush) { "POST" } else { "GET, HEAD" }
     }
 
     fn takes(self, method: &Method) -> bool {
@@ -185,12 +190,34 @@ impl Admin {
             (Route::Live, _) => verdict(self.liveness.reasons(Instant::now())),
             (Route::Ready, _) => verdict(self.readiness.reasons()),
             (Route::Metrics, _) => response(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.text()),
-            (Route::Status, Some(operator)) => json(StatusCode::OK, &operator.status()),
+            (Route::Status, Some(operator)) => json(StatusCode::OK, &operator.status().await),
+            (Route::Explain, Some(operator)) => explain(operator, request.into_body()).await,
+            (Route::Audit, Some(operator)) => audit(operator, request.into_body()).await,
             (Route::Flush, Some(operator)) => flush(operator, request.into_body()).await,
-            (Route::Status | Route::Flush, None) => {
+            (Route::Status | Route::Explain | Route::Audit | Route::Flush, None) => {
                 response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the agent is starting, try again\n")
             }
         }
+    }
+}
+
+async fn explain(operator: &Operator, body: Incoming) -> Response<Full<Bytes>> {
+    let body = Limited::new(body, MAX_QUESTION).collect().await.map(http_body_util::Collected::to_bytes);
+    match body.ok().and_then(|body| serde_json::from_slice::<String>(&body).ok()) {
+        Some(pod) => json(StatusCode::OK, &operator.explain(&pod).await),
+        None => response(StatusCode::BAD_REQUEST, "text/plain", "send the pod's UID, NAMESPACE/NAME or name as JSON\n"),
+    }
+}
+
+async fn audit(operator: &Operator, body: Incoming) -> Response<Full<Bytes>> {
+    let body = Limited::new(body, MAX_QUESTION).collect().await.map(http_body_util::Collected::to_bytes);
+    match body.ok().and_then(|body| serde_json::from_slice::<Cursor>(&body).ok()) {
+        Some(cursor) => json(StatusCode::OK, &operator.audit(cursor)),
+        None => response(
+            StatusCode::BAD_REQUEST,
+            "text/plain",
+            "send {\"run\": 0, \"next\": 0}, or the last answer's cursor\n",
+        ),
     }
 }
 

@@ -1,5 +1,5 @@
 //! Builds every part and runs them until the agent is told to stop.
-use std::{io, path::Path, pin::pin, sync::Arc, time::Instant};
+use std::{io, net::IpAddr, path::Path, pin::pin, sync::Arc, time::Instant};
 
 use rustix::process::{Resource, Rlimit};
 use tokio::{
@@ -11,11 +11,12 @@ use tokio::{
 use crate::{
     admin::{Admin, AdminSocket, NoAdminSocket, Routes},
     attestation::Attestor,
+    audit::{Audit, AuditFile, NoAuditFile},
     cgroup::{
         kubepods::{Kubepods, KubepodsError},
         resolver::CgroupResolver,
     },
-    config::{HostNetworkPods, ServerConfig},
+    config::{HostNetworkPods, ServerConfig, TARGET_V4, TARGET_V6},
     confinement::{ConfinementError, Role},
     credentials::{Clock, Engine, NoTokens, TokenSource, engine::Limits},
     discovery::{
@@ -27,13 +28,13 @@ use crate::{
     kubelet::{self, TokenWatchHandle},
     metrics::Metrics,
     netns::{NetnsWorker, NoNetnsWorker},
-    operator::Operator,
+    operator::{NodeFacts, NodeView, Operator},
     pods::Pods,
     self_test::{self, Lacking},
     server::{self, Context, NoServer, Server},
     steering::{Events, Order, Steering, SteeringError, Targets, guard::Guard},
     sys,
-    vouching::{self, Vouching},
+    vouching::{self, KubeletTokens, Vouching},
 };
 
 /// Missed beats of a thread after which the agent calls itself dead.
@@ -75,6 +76,9 @@ pub enum AgentError {
     /// No thread that enters namespaces.
     #[error(transparent)]
     Netns(#[from] NoNetnsWorker),
+    /// No file for the audit.
+    #[error(transparent)]
+    AuditFile(#[from] NoAuditFile),
     /// A thread cannot be confined.
     #[error(transparent)]
     Confinement(#[from] ConfinementError),
@@ -87,6 +91,7 @@ impl AgentError {
         matches!(
             self,
             Self::EksAuth(_)
+                | Self::AuditFile(NoAuditFile::Open { .. })
                 | Self::Kubepods(
                     KubepodsError::NotAPod { .. }
                         | KubepodsError::Given(..)
@@ -125,7 +130,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    admin.know(Operator::new(Arc::clone(&agent.pods)));
+    let audit_file = agent.audit_file(&config)?;
+    admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
     // What the programs' loading took is not needed again.
@@ -158,22 +164,29 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     tracing::info!("stopping");
     // First nothing new is steered here, then what is under way ends: with discovery and EKS Auth still at work.
     steering.detach();
-    if let Some(outcome) = failed {
+    let outcome = if let Some(outcome) = failed {
         server.drain().await;
-        return outcome;
-    }
-    tokio::select! {
-        () = server.drain() => Ok(()),
-        outcome = &mut working => outcome,
-    }
+        outcome
+    } else {
+        tokio::select! {
+            () = server.drain() => Ok(()),
+            outcome = &mut working => outcome,
+        }
+    };
+    // With the last requests in it.
+    audit_file.into_iter().for_each(AuditFile::finish);
+    outcome
 }
 
 /// The parts that run.
 struct Agent {
+    cluster_name: String,
     kubepods: Arc<Kubepods>,
     metrics: Arc<Metrics>,
     pods: Arc<Pods>,
     vouching: Option<Vouching>,
+    tokens: Option<KubeletTokens>,
+    audit: Arc<Audit>,
     steering: Arc<Steering>,
     events: Events,
     server: Server,
@@ -201,6 +214,7 @@ impl Agent {
             rotate_credentials: config.rotate_credentials,
         };
         let eks_auth = EksAuth::new(settings, Names::start(confinement)?).await?;
+        let cluster_name = eks_auth.cluster().to_owned();
 
         starting.now("the eBPF programs");
         let targets = Targets {
@@ -225,8 +239,12 @@ impl Agent {
             seed: fastrand::u64(..),
         };
         let (tokens, watch, vouching) = kubelet(&config.kubelet_root, &clock);
+        let source: Arc<dyn TokenSource> = match &tokens {
+            Some(tokens) => Arc::new(tokens.clone()),
+            None => Arc::new(NoTokens),
+        };
         let engine =
-            Engine::new(Arc::new(eks_auth), tokens, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
+            Engine::new(Arc::new(eks_auth), source, clock.clone(), limits, Arc::clone(&metrics), Handle::current());
         let pods = Pods::new(engine, Arc::clone(&metrics), watch, config.max_share_per_pod);
         let (counted, counting_clock) = (Arc::clone(&pods), clock.clone());
         metrics.read_pods_from(move || counted.counts(counting_clock.now()));
@@ -234,7 +252,8 @@ impl Agent {
         let serve_host_network = config.host_network_pods == HostNetworkPods::Serve;
         let cgroups = CgroupResolver::start(Arc::clone(&kubepods), confinement)?;
         let attestor = Attestor::new(cgroups, Arc::clone(&pods), handle.clone(), serve_host_network);
-        let context = Context::new(attestor, clock, Arc::clone(&metrics), handle.clone());
+        let audit = Arc::new(Audit::default());
+        let context = Context::new(attestor, clock, Arc::clone(&metrics), Arc::clone(&audit), handle.clone());
         let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
         let (listeners, new_listeners) = mpsc::unbounded_channel();
         let server = Server::start(context, new_listeners, pulse, confinement)?;
@@ -242,17 +261,55 @@ impl Agent {
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
         let discovery =
             Discovery::start(Arc::clone(&kubepods), Arc::clone(&pods), Arc::clone(&metrics), namespaces).await?;
-        Ok(Self { kubepods, metrics, pods, vouching, steering, events, server, discovery, commands, handle })
+        Ok(Self {
+            cluster_name,
+            kubepods,
+            metrics,
+            pods,
+            vouching,
+            tokens,
+            audit,
+            steering,
+            events,
+            server,
+            discovery,
+            commands,
+            handle,
+        })
+    }
+
+    fn audit_file(&self, config: &ServerConfig) -> Result<Option<AuditFile>, NoAuditFile> {
+        let Some(path) = config.audit_log.clone() else { return Ok(None) };
+        let audit = Arc::clone(&self.audit);
+        AuditFile::start(audit, path, config.audit_log_max_bytes, config.confinement()).map(Some)
+    }
+
+    /// What operators are shown.
+    fn view(&self, config: &ServerConfig) -> NodeView {
+        let steered = [(config.steer.v4, IpAddr::V4(TARGET_V4)), (config.steer.v6, IpAddr::V6(TARGET_V6))];
+        let facts = NodeFacts {
+            cluster_name: self.cluster_name.clone(),
+            endpoint: config.endpoint.clone(),
+            steered: steered.into_iter().filter_map(|(steered, address)| steered.then_some(address)).collect(),
+            target_port: config.target_port,
+            serves_host_network: config.host_network_pods == HostNetworkPods::Serve,
+            kubepods: self.kubepods.directory(),
+            kubelet_root: config.kubelet_root.clone(),
+        };
+        let (steering, kubepods) = (Arc::clone(&self.steering), self.kubepods.directory());
+        let disturbances = move |pod: Option<&Path>| steering.disturbances(&kubepods, pod);
+        let (discovery, audit, tokens) = (self.handle.clone(), Arc::clone(&self.audit), self.tokens.clone());
+        NodeView { facts, discovery, audit, tokens, disturbances: Box::new(disturbances) }
     }
 }
 
 /// The kubelet's tokens, where they can be read. Without them pods are served all the same, each after its first request.
-fn kubelet(root: &Path, clock: &Clock) -> (Arc<dyn TokenSource>, Option<TokenWatchHandle>, Option<Vouching>) {
+fn kubelet(root: &Path, clock: &Clock) -> (Option<KubeletTokens>, Option<TokenWatchHandle>, Option<Vouching>) {
     match vouching::open(root, clock) {
-        Ok((tokens, watch, vouching)) => (Arc::new(tokens), Some(watch), Some(vouching)),
+        Ok((tokens, watch, vouching)) => (Some(tokens), Some(watch), Some(vouching)),
         Err(error) => {
             tracing::warn!(%error, "credentials are not fetched before pods ask, and a rotated token costs a call");
-            (Arc::new(NoTokens), None, None)
+            (None, None, None)
         }
     }
 }

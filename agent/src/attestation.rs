@@ -143,6 +143,12 @@ impl Attestor {
         }
     }
 
+    /// The pod, if it is known.
+    #[must_use]
+    pub fn pod(&self, uid: PodUid) -> Option<Arc<Pod>> {
+        self.pods.get(uid)
+    }
+
     /// Attests the other end of a connection that a listener of `namespace` accepted.
     ///
     /// `peer` and `local` are the accepted socket's addresses.

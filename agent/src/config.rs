@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
-use crate::commands::{Action, Inquiry};
+use crate::commands::{Action, Form, Inquiry, Where};
 use crate::operator::Selection;
 use crate::probe::Question;
 use crate::telemetry::{LogFormat, Verbosity};
@@ -22,7 +22,7 @@ mod values;
 pub use args::HostNetworkPods;
 pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6, is_cluster_name};
 
-use args::{AnswerArgs, Args, CommandArgs, FlushArgs, Output};
+use args::{AnswerArgs, Args, AuditArgs, CommandArgs, CompletionsArgs, DoctorArgs, FlushArgs};
 
 /// Exit code for a bad configuration (`EX_USAGE`).
 const EX_USAGE: u8 = 64;
@@ -50,7 +50,7 @@ pub enum Command {
 /// Why there is no command to carry out.
 #[derive(Debug)]
 pub enum Stop {
-    /// Help or version was asked for.
+    /// Help, version or completions were asked for.
     Shown(String),
     /// Something has to be changed first; one line that says what.
     Misconfigured(String),
@@ -93,7 +93,27 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
             question: if probe.live { Question::Live } else { Question::Ready },
             run_dir: probe.run_dir,
         }),
-        CommandArgs::Status(status) => Ok(inquire(Action::Status, status.answer)),
+        CommandArgs::Status(status) => Ok(inquire(Action::Status { watch: status.watch }, status.answer)),
+        CommandArgs::Explain(explain) => Ok(inquire(Action::Explain(explain.pod), explain.answer)),
+        CommandArgs::Audit(AuditArgs { follow, run_dir }) => {
+            Ok(Command::Inquire(Inquiry { action: Action::Audit { follow }, run_dir, form: Form::Json }))
+        }
+        CommandArgs::Completions(CompletionsArgs { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "pod-identity-agent", &mut script);
+            Err(Stop::Shown(String::from_utf8_lossy(&script).into_owned()))
+        }
+        CommandArgs::Doctor(doctor) => {
+            let DoctorArgs { cluster_name, endpoint, listener_ports, kubepods_cgroup, kubelet_root, answer } = doctor;
+            let listener_ports =
+                server::listener_ports(&listener_ports).map_err(|error| Stop::Misconfigured(error.to_string()))?;
+            // An empty variable is none, as for `server`.
+            let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+            let (cluster_name, endpoint) = (given(cluster_name), given(endpoint));
+            let run_dir = answer.run_dir.clone();
+            let place = Where { run_dir, kubelet_root, kubepods_cgroup, listener_ports, cluster_name, endpoint };
+            Ok(inquire(Action::Doctor(Box::new(place)), answer))
+        }
         CommandArgs::Flush(FlushArgs { pod, service_account, all: _, answer }) => {
             let selection = pod.map(Selection::Pod).or(service_account.map(Selection::ServiceAccount));
             Ok(inquire(Action::Flush(selection.unwrap_or(Selection::All)), answer))
@@ -102,14 +122,15 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
 }
 
 fn inquire(action: Action, answer: AnswerArgs) -> Command {
-    Command::Inquire(Inquiry { action, run_dir: answer.run_dir, json: answer.output == Output::Json })
+    Command::Inquire(Inquiry { action, run_dir: answer.run_dir, form: answer.output })
 }
 
 fn stop(error: &clap::Error) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Shown(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => Stop::Misconfigured(
-            "name a command: server, status, flush, probe, initialize or version (--help tells more)".to_owned(),
+            "name a command: server, status, explain, doctor, audit, flush, probe, initialize or version (--help tells more)"
+                .to_owned(),
         ),
         _ => Stop::Misconfigured(one_line(error)),
     }

@@ -33,11 +33,14 @@ pub enum Role {
     Log,
     /// Resolves names, for `Main`.
     Lookup,
+    /// Writes the audit to a file.
+    Audit,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Main, Self::Serve, Self::Netns, Self::Cgroups, Self::Log, Self::Lookup];
+    pub const ALL: [Self; 7] =
+        [Self::Main, Self::Serve, Self::Netns, Self::Cgroups, Self::Log, Self::Lookup, Self::Audit];
 
     /// The name of its thread.
     #[must_use]
@@ -50,6 +53,7 @@ impl Role {
             Self::Cgroups => "cgroups",
             Self::Log => "log",
             Self::Lookup => "lookup",
+            Self::Audit => "audit",
         }
     }
 }

@@ -16,4 +16,4 @@ pub use clock::Clock;
 pub use engine::{Engine, NoTokens, TokenSource, Unreadable, Upstream, UpstreamFuture};
 pub use handle::{Credentials, Flushed, PresentedToken, State, Subject};
 pub(crate) use issued::written;
-pub use issued::{Grant, Issued};
+pub use issued::{CredentialNames, Grant, Issued};

@@ -32,6 +32,7 @@ mod handle;
 pub mod namespaces;
 mod processes;
 mod retries;
+mod survey;
 mod watches;
 
 use handle::Command;
@@ -39,6 +40,7 @@ pub use handle::{Commands, DiscoveryHandle, Stopped};
 use namespaces::{Namespaces, ServeError};
 use processes::{Census, NetnsId, open_netns};
 use retries::Retries;
+pub use survey::{Listener, Place, Survey};
 use watches::{Change, Watches};
 
 /// How often everything is looked at again, for what no event told.
@@ -85,6 +87,8 @@ struct KnownPod {
     namespaces: HashSet<NetnsId>,
     /// Until when the pod's own doings lead to no further look at it.
     rest_until: Option<Instant>,
+    /// Why one of its namespaces could not be served at the last try.
+    failure: Option<String>,
 }
 
 /// The one owner of what is known about pods and namespaces.
@@ -226,6 +230,8 @@ impl Discovery {
                 let _ = answer.send(self.pods.get(uid));
             }
             Command::ListenerFailed { serial } => self.reopen(serial).await,
+            // Whoever asked may have gone.
+            Command::Survey { answer } => drop(answer.send(self.survey())),
         }
     }
 
@@ -256,7 +262,10 @@ impl Discovery {
             if let Owner::Pod(uid) = owner {
                 self.pods.add(uid);
             }
-            self.known.insert(path.to_owned(), KnownPod { owner, namespaces: HashSet::new(), rest_until: None });
+            self.known.insert(
+                path.to_owned(),
+                KnownPod { owner, namespaces: HashSet::new(), rest_until: None, failure: None },
+            );
             for container in self.children(path, &mut true) {
                 self.retries.schedule(join(path, &container), 0);
             }
@@ -337,6 +346,7 @@ impl Discovery {
             Ok(netns) if self.namespaces.is_host(netns) => true,
             Ok(netns) => self.known.get_mut(pod).is_some_and(|known| {
                 known.namespaces.insert(netns);
+                known.failure = None;
                 true
             }),
             Err(error) => {
@@ -350,6 +360,9 @@ impl Discovery {
     /// Counts what failed for one pod, and logs it at a limited rate: a pod can make it fail as often as it likes.
     fn failed(&mut self, pod: &str, why: &dyn fmt::Display) {
         self.metrics.namespace_failures.inc();
+        if let Some(known) = self.known.get_mut(pod) {
+            known.failure = Some(why.to_string());
+        }
         if let Verdict::Log { suppressed } = self.failures.admit(pod.to_owned(), Instant::now().into_std()) {
             let owner = self.known.get(pod).map(|known| known.owner);
             tracing::error!(cgroup = pod, ?owner, suppressed, "cannot serve a pod's network namespace: {why}");

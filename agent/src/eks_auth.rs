@@ -20,6 +20,7 @@ use crate::{
 
 mod causes;
 mod cluster;
+mod examination;
 mod failure;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -33,6 +34,7 @@ mod test_server;
 mod tests;
 
 pub use cluster::UnknownCluster;
+pub use examination::{Examined, Outcome};
 pub use http::{Names, ProxyError, TrustError};
 
 use http::{HttpClients, Timeouts};
@@ -118,6 +120,12 @@ impl EksAuth {
         let endpoint = settings.endpoint.unwrap_or("the region's own");
         tracing::info!(%region, region_from, cluster, cluster_from, endpoint, "EKS Auth is set up");
         Ok(Self::over(http.services, region, credentials, &cluster, settings.endpoint, TIMEOUTS))
+    }
+
+    /// Name of the cluster that it is asked for.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
     }
 
     fn over(

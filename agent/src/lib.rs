@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod agent;
 pub mod attestation;
+pub mod audit;
 pub mod cgroup;
 pub mod commands;
 pub mod config;

@@ -18,11 +18,9 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => fail(&failure),
         },
-        Ok(Command::Inquire(inquiry)) => match commands::run(&inquiry) {
-            Ok(report) => {
-                say(report.text.trim_end());
-                if report.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-            }
+        Ok(Command::Inquire(inquiry)) => match commands::run(&inquiry, &mut std::io::stdout().lock()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
             Err(error) => fail(&error),
         },
         Err(stop) => stop.report(),

@@ -1,5 +1,5 @@
 //! What an operator sees of the pods' credentials, and may do about them. No secret passes here.
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -9,13 +9,17 @@ use tokio::{
 
 use crate::{
     credentials::{self, Flushed, State, Subject},
+    discovery::Place,
     pod_uid::PodUid,
     pods::{Pod, Pods},
     refusal::Refusal,
 };
 
+mod explanation;
 #[cfg(test)]
 mod tests;
+
+pub use explanation::{Explanation, Inspect, NodeFacts, NodeView, PodFacts};
 
 /// An operator who flushes is told after this time what has become of it so far; fetches go on.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(20);
@@ -68,6 +72,21 @@ pub struct PodStatus {
     pub last_request: Option<String>,
     /// Why the last fetch or renewal failed.
     pub last_failure: Option<Failure>,
+    /// What one of the pod's callers was refused for last.
+    pub last_refusal: Option<RefusedAt>,
+    /// Where it is; none if it ended just now.
+    #[serde(flatten)]
+    pub place: Option<Place>,
+}
+
+/// A refusal and its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedAt {
+    /// When.
+    pub at: String,
+    /// What for.
+    #[serde(flatten)]
+    pub failure: Failure,
 }
 
 /// What a pod has.
@@ -104,6 +123,8 @@ pub struct Served {
 pub struct Failure {
     /// Its name in metrics and logs.
     pub reason: String,
+    /// EKS Auth's name for it, where it has one (`ResourceNotFoundException`); else the reason again.
+    pub code: String,
     /// What the pod is told.
     pub message: String,
 }
@@ -144,6 +165,7 @@ pub enum FlushOutcome {
 #[derive(Clone)]
 pub struct Operator {
     pods: Arc<Pods>,
+    node: Arc<NodeView>,
 }
 
 impl fmt::Debug for Operator {
@@ -155,14 +177,15 @@ impl fmt::Debug for Operator {
 impl Operator {
     /// Sees these.
     #[must_use]
-    pub fn new(pods: Arc<Pods>) -> Self {
-        Self { pods }
+    pub fn new(pods: Arc<Pods>, node: NodeView) -> Self {
+        Self { pods, node: Arc::new(node) }
     }
 
     /// All pods now.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let mut pods: Vec<PodStatus> = self.pods.all().iter().map(|pod| status_of(pod)).collect();
+    pub async fn status(&self) -> Status {
+        let places: HashMap<PodUid, Place> = self.node.survey().await.pods.into_iter().collect();
+        let status = |pod: &Arc<Pod>| status_of(pod, places.get(&pod.uid()).cloned());
+        let mut pods: Vec<PodStatus> = self.pods.all().iter().map(status).collect();
         pods.sort_by_cached_key(|status| (status.pod.namespace.is_none(), status.pod.clone()));
         Status { version: env!("CARGO_PKG_VERSION").to_owned(), pods }
     }
@@ -211,7 +234,7 @@ fn name_of(pod: &Pod) -> PodName {
     }
 }
 
-fn status_of(pod: &Pod) -> PodStatus {
+fn status_of(pod: &Pod, place: Option<Place>) -> PodStatus {
     let (state, credentials, last_failure) = match &*pod.credentials().state() {
         State::Empty => (PodState::Empty, None, None),
         State::Ended => (PodState::Ended, None, None),
@@ -228,7 +251,11 @@ fn status_of(pod: &Pod) -> PodStatus {
         }
     };
     let last_request = pod.credentials().last_use().and_then(credentials::written);
-    PodStatus { pod: name_of(pod), state, credentials, last_request, last_failure }
+    let last_refusal = pod.last_refusal().map(|(at, refusal)| RefusedAt {
+        at: credentials::written(at).unwrap_or_default(),
+        failure: failure(&refusal),
+    });
+    PodStatus { pod: name_of(pod), state, credentials, last_request, last_failure, last_refusal, place }
 }
 
 fn flushed_pod(pod: PodName, flushed: Option<Flushed>) -> FlushedPod {
@@ -238,8 +265,9 @@ fn flushed_pod(pod: PodName, flushed: Option<Flushed>) -> FlushedPod {
         Some(Flushed::Refused(refusal)) => (FlushOutcome::Refused, None, Some(failure(&refusal))),
         Some(Flushed::Kept(refusal)) => (FlushOutcome::Kept, None, Some(failure(&refusal))),
         Some(Flushed::TokenUnreadable) => {
-            let (reason, message) = ("token_unreadable".to_owned(), "the pod's token file cannot be read".to_owned());
-            (FlushOutcome::Kept, None, Some(Failure { reason, message }))
+            let reason = "token_unreadable".to_owned();
+            let message = "the pod's token file cannot be read".to_owned();
+            (FlushOutcome::Kept, None, Some(Failure { code: reason.clone(), reason, message }))
         }
         Some(Flushed::Nothing) => (FlushOutcome::Nothing, None, None),
         Some(Flushed::Ended) => (FlushOutcome::Ended, None, None),
@@ -248,5 +276,5 @@ fn flushed_pod(pod: PodName, flushed: Option<Flushed>) -> FlushedPod {
 }
 
 fn failure(refusal: &Refusal) -> Failure {
-    Failure { reason: refusal.reason().to_owned(), message: refusal.message() }
+    Failure { reason: refusal.reason().to_owned(), code: refusal.code().to_owned(), message: refusal.message() }
 }

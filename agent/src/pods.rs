@@ -17,6 +17,7 @@ use crate::{
     kubelet::TokenWatchHandle,
     metrics::{Metrics, PodCounts},
     pod_uid::PodUid,
+    refusal::Refusal,
     share::Share,
 };
 
@@ -37,6 +38,7 @@ pub struct Pod {
     refusals: Arc<Semaphore>,
     share: Arc<Share>,
     granted: AtomicBool,
+    last_refusal: Mutex<Option<(SystemTime, Refusal)>>,
 }
 
 /// What a connection may do under its pod's limits.
@@ -61,6 +63,7 @@ impl Pod {
             refusals: Arc::new(Semaphore::new(REFUSALS_PER_POD)),
             share: Arc::new(share),
             granted: AtomicBool::new(false),
+            last_refusal: Mutex::default(),
         }
     }
 
@@ -104,6 +107,17 @@ impl Pod {
         } else {
             Admission::Reset
         }
+    }
+
+    /// Remembers what one of its callers was refused for.
+    pub fn was_refused(&self, at: SystemTime, refusal: &Refusal) {
+        *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, refusal.clone()));
+    }
+
+    /// What one of its callers was refused for last.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<(SystemTime, Refusal)> {
+        self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether this is the first time that the pod gets credentials.

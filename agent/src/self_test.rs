@@ -67,18 +67,25 @@ pub enum Lacking {
 
 /// Tests everything that can be tested before the programs are loaded.
 pub fn run(listener_ports: &RangeInclusive<u16>) -> Result<(), Lacking> {
+    match missing_capabilities(listener_ports)?.first() {
+        Some(&(name, purpose)) => Err(Lacking::Capability { name, purpose }),
+        None => socket_cgroup(),
+    }
+}
+
+/// Capabilities that this process lacks, and what each is for.
+pub fn missing_capabilities(
+    listener_ports: &RangeInclusive<u16>,
+) -> Result<Vec<(&'static str, &'static str)>, Lacking> {
     let effective = Process::myself()?.status()?.capeff;
     let bind = (*listener_ports.start() < 1024).then_some(NET_BIND_SERVICE);
-    for (bit, name, purpose) in CAPABILITIES.into_iter().chain(bind) {
-        if effective & (1 << bit) == 0 {
-            return Err(Lacking::Capability { name, purpose });
-        }
-    }
-    socket_cgroup()
+    let needed = CAPABILITIES.into_iter().chain(bind);
+    let missing = needed.filter(|(bit, _, _)| effective & (1 << bit) == 0);
+    Ok(missing.map(|(_, name, purpose)| (name, purpose)).collect())
 }
 
 /// Looks up this process's own end of a connection to itself, as every caller's will be.
-fn socket_cgroup() -> Result<(), Lacking> {
+pub fn socket_cgroup() -> Result<(), Lacking> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(Lacking::Loopback)?;
     let server = listener.local_addr().map_err(Lacking::Loopback)?;
     let client = TcpStream::connect(server).map_err(Lacking::Loopback)?;

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attestation::Attestor,
+    audit::Audit,
     confinement::{Confinement, ConfinementError, Role},
     credentials::Clock,
     discovery::{DiscoveryHandle, namespaces::NewListeners},
@@ -55,6 +56,7 @@ pub struct Context {
     attestor: Attestor,
     clock: Clock,
     metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
     discovery: DiscoveryHandle,
     refusal_log: Mutex<RateLimiter<record::Speaker>>,
     closing: CancellationToken,
@@ -64,11 +66,18 @@ pub struct Context {
 impl Context {
     /// Nothing is accepted yet.
     #[must_use]
-    pub fn new(attestor: Attestor, clock: Clock, metrics: Arc<Metrics>, discovery: DiscoveryHandle) -> Self {
+    pub fn new(
+        attestor: Attestor,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        audit: Arc<Audit>,
+        discovery: DiscoveryHandle,
+    ) -> Self {
         Self {
             attestor,
             clock,
             metrics,
+            audit,
             discovery,
             refusal_log: Mutex::new(record::limiter()),
             closing: CancellationToken::new(),

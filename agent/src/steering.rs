@@ -21,8 +21,10 @@ use crate::{metrics::SteeringCounts, netns::NetnsSockets, sys};
 
 mod attachment;
 pub mod guard;
+mod inspection;
 
 pub use attachment::Order;
+pub use inspection::{Disturbance, DisturbanceKind};
 
 use attachment::{Attachment, HOOKS};
 

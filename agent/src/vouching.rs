@@ -5,11 +5,12 @@
 //! of a signature, so it is never enough for more.
 use std::{path::Path, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use crate::{
-    credentials::{Clock, PresentedToken, TokenSource, Unreadable},
+    credentials::{self, Clock, PresentedToken, TokenSource, Unreadable},
     kubelet::{KubeletError, TokenEvent, TokenFiles, TokenWatch, TokenWatchHandle},
     pod_uid::PodUid,
     pods::Pods,
@@ -18,6 +19,7 @@ use crate::{
 };
 
 /// The kubelet's tokens, read when they are needed.
+#[derive(Clone)]
 pub struct KubeletTokens {
     files: Arc<TokenFiles>,
     clock: Clock,
@@ -36,6 +38,62 @@ pub fn open(kubelet_root: &Path, clock: &Clock) -> Result<(KubeletTokens, TokenW
     let (watch, handle, events) = TokenWatch::new(Arc::clone(&files))?;
     let tokens = KubeletTokens { files, clock: clock.clone() };
     Ok((tokens, handle, Vouching { watch, events, clock: clock.clone() }))
+}
+
+/// What the kubelet's file of a pod holds, without the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum TokenFile {
+    /// The kubelet's directory cannot be read.
+    NoKubelet,
+    /// There is none.
+    Missing {
+        /// Whether the volume's directory is there all the same.
+        volume: bool,
+    },
+    /// It is there and cannot be read.
+    Unreadable {
+        /// Why.
+        error: String,
+    },
+    /// What it holds is not good for this pod.
+    Bad {
+        /// What a caller would be refused for, by its name in metrics.
+        reason: String,
+        /// The same for people.
+        message: String,
+    },
+    /// A token for this pod.
+    Good {
+        /// When it ends.
+        expires_at: String,
+        /// For whom, as `NAMESPACE/NAME`.
+        service_account: String,
+    },
+}
+
+impl KubeletTokens {
+    /// Looks into a pod's file.
+    #[must_use]
+    pub fn look(&self, pod: PodUid) -> TokenFile {
+        let bad =
+            |refusal: &Refusal| TokenFile::Bad { reason: refusal.reason().to_owned(), message: refusal.message() };
+        match self.files.read(pod) {
+            Err(error) => TokenFile::Unreadable { error: error.to_string() },
+            Ok(None) => TokenFile::Missing { volume: self.files.has_volume(pod) },
+            Ok(Some(raw)) => {
+                let claims = ServiceAccountToken::parse(&raw).and_then(|token| token.validate(self.clock.now()));
+                match claims {
+                    Err(refusal) => bad(&refusal),
+                    Ok(claims) if claims.pod_uid != pod => bad(&Refusal::ForeignToken),
+                    Ok(claims) => TokenFile::Good {
+                        expires_at: credentials::written(claims.expires_at).unwrap_or_default(),
+                        service_account: format!("{}/{}", claims.namespace, claims.service_account),
+                    },
+                }
+            }
+        }
+    }
 }
 
 impl TokenSource for KubeletTokens {

@@ -1,5 +1,6 @@
 //! The node tier: real namespaces, cgroups, programs and sockets on this machine's kernel. Needs root.
 mod attestation;
+mod audit;
 mod bursts;
 mod client_modes;
 mod common;
@@ -9,7 +10,9 @@ mod contract_eks_auth;
 mod contract_tokens;
 mod credentials;
 mod discovery;
+mod doctor;
 mod ends;
+mod explain;
 mod harness;
 mod inspection;
 mod interference;

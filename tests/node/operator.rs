@@ -1,8 +1,12 @@
 //! What an operator sees and may do: `status` and `flush`, asked of the running agent.
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader},
+    os::unix::fs::MetadataExt as _,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use pod_identity_tests::process::binary;
+use pod_identity_tests::{client::Client, process::binary};
 use serde_json::Value;
 
 use crate::common::{Served, must_be_granted, must_be_refused, served};
@@ -35,9 +39,36 @@ fn the_status_names_the_pod_and_what_it_is_served() -> Result<()> {
     let pod = status(&served)?;
     ensure!(pod["state"] == "available" && pod["credentials"]["access_key_id"] == key.as_str(), "{pod}");
     ensure!(pod["namespace"] == "default" && pod["service_account"] == "app", "{pod}");
+    let inode = std::fs::metadata(served.pod.cgroup().dir())?.ino();
+    let netns = std::fs::metadata(format!("/proc/{}/ns/net", served.pod.pause()?.pid()))?.ino();
+    ensure!(pod["cgroup_id"] == inode && pod["listeners"][0]["netns"] == netns, "{pod}");
+    ensure!(pod["listeners"][0]["port"] == 706 && pod["listener_failure"].is_null(), "{pod}");
+    ensure!(pod["last_refusal"].is_null(), "{pod}");
     let table = text(&command(&served, &["status"])?);
     let row = table.lines().find(|line| line.contains(&key)).context(table.clone())?;
     ensure!(row.contains("default/app") && row.contains("5h 59m") && row.contains("valid"), "{table}");
+    ensure!(row.contains(&inode.to_string()) && row.contains("706+v6"), "{table}");
+    ensure!(served.pod.ask_once(&Client::with_token("nonsense"))?.status == Some(400));
+    let refused = status(&served)?["last_refusal"].clone();
+    ensure!(refused["reason"] == "malformed_token" && refused["at"].is_string(), "{refused}");
+    Ok(())
+}
+
+#[test]
+fn the_status_is_shown_again_and_again_and_as_yaml() -> Result<()> {
+    let served = served()?;
+    let yaml = text(&command(&served, &["status", "--output", "yaml"])?);
+    ensure!(yaml.contains(&format!("\"uid\": \"{}\"", served.pod.uid())), "{yaml}");
+    let mut watching = Command::new(binary("pod-identity-agent")?);
+    watching.args(["status", "--watch=100ms", "--output", "json", "--run-dir"]).arg(served.agent.run_dir());
+    let mut watching = watching.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watching.stdout.take().context("stdout")?).lines();
+    let first: Value = serde_json::from_str(&lines.next().context("a line")??)?;
+    served.pod.must_get_credentials()?;
+    let shown = lines.take(50).find(|line| line.as_ref().is_ok_and(|line| line.contains("\"available\"")));
+    watching.kill()?;
+    watching.wait()?;
+    ensure!(!first.to_string().contains("\"available\"") && shown.is_some(), "{first}");
     Ok(())
 }
 

@@ -75,6 +75,14 @@ impl Drop for StoppedThread {
     }
 }
 
+/// These variables of AWS's, and none of the developer's own.
+fn set_aws(command: &mut Command, variables: &[(String, String)]) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+}
+
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
@@ -82,6 +90,8 @@ pub struct Agent {
     run_dir: PathBuf,
     log: PathBuf,
     cgroup: Cgroup,
+    /// What it finds of AWS in its environment.
+    variables: Vec<(String, String)>,
     ground: Arc<Ground>,
 }
 
@@ -110,12 +120,11 @@ impl Agent {
         command.arg("--kubelet-root").arg(ground.kubelet.path()).arg("--run-dir").arg(&run_dir);
         // Most tests are about what a pod's own request leads to; those about prefetch turn it on.
         command.args(["--log-format", "json", "--prefetch=false"]).args(&spec.flags);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
-            command.env_remove(name);
-        }
-        command.env("AWS_REGION", REGION);
-        command.env("AWS_ACCESS_KEY_ID", &eks_auth.node_key().id);
-        command.env("AWS_SECRET_ACCESS_KEY", &eks_auth.node_key().secret);
+        let key = eks_auth.node_key();
+        let variables =
+            [("AWS_REGION", REGION), ("AWS_ACCESS_KEY_ID", &key.id), ("AWS_SECRET_ACCESS_KEY", &key.secret)];
+        let variables: Vec<_> = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        set_aws(&mut command, &variables);
         for (name, value) in &spec.env {
             if value.is_empty() {
                 command.env_remove(name)
@@ -124,7 +133,7 @@ impl Agent {
             };
         }
         let process = Process::start("the agent", &mut command, &log)?;
-        Ok(Self { process, run_dir, log, cgroup, ground })
+        Ok(Self { process, run_dir, log, cgroup, variables, ground })
     }
 
     /// Waits until it says that it is ready.
@@ -136,6 +145,25 @@ impl Agent {
             Ok(self.admin("/readyz").is_ok_and(|response| response.status == 200).then_some(()))
         });
         waited.with_context(|| format!("the agent's log:\n{}", self.log_text()))
+    }
+
+    /// A command of the agent's binary in a container like the agent's, which has these capabilities, as `kubectl exec`
+    /// starts one; `before` is a command line that it is appended to. Works when the agent has ended, too.
+    pub fn beside(&self, before: &[&str], capabilities: &str, args: &[&str]) -> Result<Command> {
+        let pod_exec = binary("pod-exec")?;
+        let mut command = match before.split_first() {
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(pod_exec);
+                command
+            }
+            None => Command::new(pod_exec),
+        };
+        command.arg("--from").arg(self.ground.netns.path()).arg("--cgroup").arg(self.cgroup.dir());
+        command.args(["--own-mounts", "--capabilities", capabilities, "--"]).arg(binary("pod-identity-agent")?);
+        command.args(args).arg("--run-dir").arg(&self.run_dir);
+        set_aws(&mut command, &self.variables);
+        Ok(command)
     }
 
     /// Its process id.

@@ -19,6 +19,7 @@ pub mod load;
 pub mod memory;
 pub mod netns;
 pub mod node;
+pub mod operator;
 pub mod pod;
 pub mod process;
 pub mod proxy;

@@ -49,7 +49,7 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let pods = node::pods(&runtime, &metrics);
         let admin = Admin::new(Readiness::default(), Liveness::default(), metrics);
-        admin.know(Operator::new(Arc::clone(&pods)));
+        admin.know(Operator::new(Arc::clone(&pods), node::view()));
         let node = Self { runtime, admin, pods, token: node::token(POD) };
         let pod = node.pods.add(POD.parse().expect("a UID"));
         node.pods.add("00000000-0000-4000-8000-000000000000".parse().expect("a UID"));

@@ -1,7 +1,10 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::operator::Served;
+use crate::{
+    discovery::Listener,
+    operator::{RefusedAt, Served},
+};
 
 fn name(name: &str) -> PodName {
     PodName {
@@ -21,7 +24,8 @@ fn the_status_is_a_table_of_what_is_left() {
         expires_at: "1970-01-01T06:00:00Z".to_owned(),
         renew_at: Some("1970-01-01T02:51:30.5Z".to_owned()),
     };
-    let refused = Failure { reason: "eks_auth_refused".to_owned(), message: "no association".to_owned() };
+    let refused =
+        Failure { reason: "eks_auth_refused".to_owned(), code: String::new(), message: "no association".to_owned() };
     let unnamed = PodName { uid: "00000000-0000-4000-8000-000000000002".to_owned(), ..PodName::default() };
     let status = Status {
         version: "1".to_owned(),
@@ -32,6 +36,13 @@ fn the_status_is_a_table_of_what_is_left() {
                 credentials: Some(served),
                 last_request: Some("1970-01-01T00:00:01Z".to_owned()),
                 last_failure: None,
+                last_refusal: Some(RefusedAt { at: "1970-01-01T00:00:02Z".to_owned(), failure: refused.clone() }),
+                place: Some(Place {
+                    cgroup: "pod1".to_owned(),
+                    cgroup_id: Some(4711),
+                    listeners: vec![Listener { netns: 1, cookie: 2, port: 706, ipv6: true }],
+                    failure: None,
+                }),
             },
             PodStatus {
                 pod: unnamed,
@@ -39,16 +50,20 @@ fn the_status_is_a_table_of_what_is_left() {
                 credentials: None,
                 last_request: None,
                 last_failure: Some(refused),
+                last_refusal: None,
+                place: None,
             },
         ],
     };
-    let table = status_table(&status, UNIX_EPOCH + Duration::from_secs(62));
+    let table = status_table(&status, UNIX_EPOCH + Duration::from_secs(62), Screen::default());
     let lines: Vec<Vec<&str>> =
         table.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
-    assert_eq!(lines[1], ["web-0", "shop/reader", "valid", "ASIA1", "5h 58m", "2h 50m", "1m 1s ago", "-"], "{table}");
+    let last = "eks_auth_refused, 1m 0s ago";
+    let served = ["web-0", "shop/reader", "4711", "706+v6", "valid", "ASIA1", "1m 2s", "5h 58m", "2h 50m", "1m 1s ago"];
+    assert_eq!(lines[1], [&served[..], &["-", last]].concat(), "{table}");
     let refused = "eks_auth_refused: no association";
     let unnamed = "00000000-0000-4000-8000-000000000002";
-    assert_eq!(lines[2], [unnamed, "-", "refused", "-", "-", "-", "never", refused], "{table}");
+    assert_eq!(lines[2], [unnamed, "-", "-", "-", "refused", "-", "-", "-", "-", "never", refused, "-"], "{table}");
     assert!(table.lines().all(|line| line == line.trim_end()));
 }
 

@@ -8,6 +8,7 @@ use clap::{ArgAction, ArgGroup, Parser, Subcommand, ValueEnum};
 
 use super::values;
 use crate::{
+    commands::Form,
     confinement::Seccomp,
     share,
     telemetry::{LogFormat, Verbosity},
@@ -44,8 +45,16 @@ pub(super) enum CommandArgs {
     Probe(ProbeArgs),
     /// Show the node's pods and their credentials
     Status(StatusArgs),
+    /// Tell why a pod has no credentials, step by step, and what to do; exit 1 if something is wrong
+    Explain(ExplainArgs),
+    /// Test whether this node lets the agent work, with or without a running agent; exit 1 if it does not
+    Doctor(DoctorArgs),
+    /// Show what was granted and refused, as lines of JSON
+    Audit(AuditArgs),
     /// Have credentials fetched anew, after a role or an association was changed
     Flush(FlushArgs),
+    /// Print what a shell needs to complete this command line
+    Completions(CompletionsArgs),
 }
 
 /// What AWS's agent would take.
@@ -137,6 +146,14 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
     pub(super) run_dir: PathBuf,
 
+    /// File to which grants and refusals are appended, as lines of JSON; when it is full it becomes FILE.1
+    #[arg(long, value_name = "FILE", env = "POD_IDENTITY_AGENT_AUDIT_LOG")]
+    pub(super) audit_log: Option<PathBuf>,
+
+    /// Size of that file at most
+    #[arg(long, value_name = "MIB", env = "POD_IDENTITY_AGENT_AUDIT_LOG_MAX_MIB", default_value = "16", value_parser = values::count::<NonZeroU32>)]
+    pub(super) audit_log_max_mib: NonZeroU32,
+
     /// Whether pods in the node's own network namespace are served
     #[arg(long, value_enum, value_name = "WHETHER", env = "POD_IDENTITY_AGENT_HOST_NETWORK_PODS", default_value_t)]
     pub(super) host_network_pods: HostNetworkPods,
@@ -177,22 +194,12 @@ pub(super) struct ProbeArgs {
     pub(super) run_dir: PathBuf,
 }
 
-/// What an answer is printed as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people.
-    #[default]
-    Table,
-    /// For programs.
-    Json,
-}
-
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, clap::Args)]
 pub(super) struct AnswerArgs {
     /// How to print the answer
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t)]
-    pub(super) output: Output,
+    pub(super) output: Form,
 
     /// Directory of the admin socket
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
@@ -201,6 +208,63 @@ pub(super) struct AnswerArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
+    /// Show it again and again, every 2 s or as often as this says
+    #[arg(short, long, value_name = "PAUSE", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = values::pause)]
+    pub(super) watch: Option<Duration>,
+
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The pod: its UID, NAMESPACE/NAME, NAME, or the id of one of its processes as the node numbers them
+    pub(super) pod: String,
+
+    #[command(flatten)]
+    pub(super) answer: AnswerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AuditArgs {
+    /// Go on with what comes
+    #[arg(short, long)]
+    pub(super) follow: bool,
+
+    /// Directory of the admin socket
+    #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    pub(super) run_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompletionsArgs {
+    /// Which shell's
+    pub(super) shell: clap_complete::Shell,
+}
+
+// What is not given is asked of the running agent; so there are no defaults here.
+#[derive(Debug, clap::Args)]
+pub(super) struct DoctorArgs {
+    /// Name of the EKS cluster
+    #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
+    pub(super) cluster_name: Option<String>,
+
+    /// Address of EKS Auth, instead of the region's
+    #[arg(long, value_name = "URL", env = "POD_IDENTITY_AGENT_ENDPOINT")]
+    pub(super) endpoint: Option<String>,
+
+    /// Ports that the agent may listen on in pods' namespaces
+    #[arg(long, value_name = "FIRST-LAST", env = "POD_IDENTITY_AGENT_LISTENER_PORTS", default_value = "706-737")]
+    pub(super) listener_ports: String,
+
+    /// The cgroup below which all pods are
+    #[arg(long, value_name = "PATH", env = "POD_IDENTITY_AGENT_KUBEPODS_CGROUP")]
+    pub(super) kubepods_cgroup: Option<PathBuf>,
+
+    /// The kubelet's root directory
+    #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_KUBELET_ROOT")]
+    pub(super) kubelet_root: Option<PathBuf>,
+
     #[command(flatten)]
     pub(super) answer: AnswerArgs,
 }

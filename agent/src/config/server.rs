@@ -54,6 +54,10 @@ pub struct ServerConfig {
     pub kubelet_root: PathBuf,
     /// Directory of the admin socket.
     pub run_dir: PathBuf,
+    /// File for grants and refusals, if there is to be one.
+    pub audit_log: Option<PathBuf>,
+    /// Size of that file at most.
+    pub audit_log_max_bytes: u64,
     /// Address of EKS Auth, if not the region's.
     pub endpoint: Option<String>,
     /// Longest time before credentials are renewed; zero keeps none.
@@ -146,6 +150,8 @@ impl ServerConfig {
             kubepods_cgroup: args.kubepods_cgroup.map(|path| absolute("--kubepods-cgroup", path)).transpose()?,
             kubelet_root: absolute("--kubelet-root", args.kubelet_root)?,
             run_dir: absolute("--run-dir", args.run_dir)?,
+            audit_log: args.audit_log.map(|path| absolute("--audit-log", path)).transpose()?,
+            audit_log_max_bytes: u64::from(args.audit_log_max_mib.get()) * 1024 * 1024,
             endpoint: given(args.endpoint.as_deref()).map(|url| endpoint(url, &mut notices)).transpose()?,
             max_retention: retention(args.max_credential_retention_before_renewal)?,
             max_cache_size: args.max_cache_size,
@@ -225,7 +231,7 @@ fn retention(longest: Duration) -> Result<Duration, Misconfigured> {
     }
 }
 
-fn listener_ports(text: &str) -> Result<RangeInclusive<u16>, Misconfigured> {
+pub(super) fn listener_ports(text: &str) -> Result<RangeInclusive<u16>, Misconfigured> {
     let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
     match range {
         Some(range) if *range.end() >= FIRST_PORT_OF_OTHERS => Err(Misconfigured::PortsOfOthers(text.to_owned())),

@@ -2,7 +2,7 @@ use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Duration;
 
 use super::*;
-use crate::confinement::Seccomp;
+use crate::{commands::Form, confinement::Seccomp};
 
 fn run(line: &str) -> Result<Command, Stop> {
     read(format!("pod-identity-agent {line}").split_whitespace().map(OsString::from))
@@ -40,6 +40,8 @@ fn defaults_are_those_of_the_official_agent() {
             kubepods_cgroup: None,
             kubelet_root: "/var/lib/kubelet".into(),
             run_dir: "/run/pod-identity-agent".into(),
+            audit_log: None,
+            audit_log_max_bytes: 16 << 20,
             endpoint: None,
             max_retention: Duration::from_hours(3),
             max_cache_size: 2000,
@@ -193,7 +195,7 @@ fn every_server_flag_has_a_variable_and_help_shows_both() {
         assert!(!variable.ends_with("_PORT"), "{variable}");
         assert!(help.contains(&variable), "{flag}");
     }
-    assert_eq!(flags, 22, "{help}");
+    assert_eq!(flags, 24, "{help}");
 }
 
 #[test]
@@ -227,8 +229,13 @@ fn commands_for_people_say_what_they_mean() {
         other => panic!("{line}: {other:?}"),
     };
     let status = inquire("status");
-    assert_eq!((status.action, status.json), (Action::Status, false));
-    assert!(inquire("status -o json").json);
+    assert_eq!((status.action, status.form), (Action::Status { watch: None }, Form::Table));
+    let watched = inquire("status --watch=500ms").action;
+    assert_eq!(watched, Action::Status { watch: Some(Duration::from_millis(500)) });
+    assert_eq!(inquire("status -w").action, Action::Status { watch: Some(Duration::from_secs(2)) });
+    assert_eq!(inquire("explain shop/web-0 -o yaml").action, Action::Explain("shop/web-0".to_owned()));
+    assert_eq!(inquire("status -o json").form, Form::Json);
+    assert_eq!(inquire("audit -f").action, Action::Audit { follow: true });
     assert_eq!(inquire("flush --all").action, Action::Flush(Selection::All));
     assert_eq!(inquire("flush --pod shop/web-0").action, Action::Flush(Selection::Pod("shop/web-0".to_owned())));
     let account = Selection::ServiceAccount("shop/reader".to_owned());
@@ -236,4 +243,25 @@ fn commands_for_people_say_what_they_mean() {
     for wrong in ["flush", "flush --all --pod x", "status -o xml"] {
         refused(wrong);
     }
+}
+
+#[test]
+fn completions_are_of_this_command_line() {
+    for (shell, part) in [("bash", "complete -F"), ("zsh", "#compdef pod-identity-agent"), ("fish", "complete -c")] {
+        match run(&format!("completions {shell}")) {
+            Err(Stop::Shown(script)) => {
+                assert!(script.contains(part) && script.contains("explain") && script.contains("audit-log-max-mib"));
+            }
+            other => panic!("{shell}: {other:?}"),
+        }
+    }
+    refused("completions");
+}
+
+#[test]
+fn the_audits_file_has_a_path_and_a_size() {
+    let config = server("-c prod --audit-log /var/log/audit.log --audit-log-max-mib 1");
+    assert_eq!((config.audit_log, config.audit_log_max_bytes), (Some("/var/log/audit.log".into()), 1 << 20));
+    assert!(refused("server -c prod --audit-log audit.log").contains("--audit-log 'audit.log' is relative"));
+    refused("server -c prod --audit-log-max-mib 0");
 }

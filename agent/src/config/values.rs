@@ -41,6 +41,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, NotADuration> {
     }
 }
 
+/// A pause between two questions to the agent: a tenth of a second at least.
+pub(super) fn pause(text: &str) -> Result<Duration, NotADuration> {
+    duration(text).map(|pause| pause.max(Duration::from_millis(100)))
+}
+
 /// `digits` has digits and dots alone: one dot at most, a digit at least.
 fn nanoseconds(digits: &str, unit: u64) -> Option<u64> {
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));

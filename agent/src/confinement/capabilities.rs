@@ -28,8 +28,8 @@ pub(super) fn of(role: Role) -> CapabilitySet {
         Role::Netns => CapabilitySet::SYS_ADMIN | LOW_PORTS,
         // open_by_handle_at.
         Role::Cgroups => CapabilitySet::DAC_READ_SEARCH,
-        // Sockets that others have opened.
-        Role::Serve | Role::Log | Role::Lookup => CapabilitySet::empty(),
+        // Sockets and files that others have opened, and for `Audit` a file of its own user's.
+        Role::Serve | Role::Log | Role::Lookup | Role::Audit => CapabilitySet::empty(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! fall back to where a clock, a lock or an allocation is not served in user space.
 use libc::c_long;
 
-use super::Role::{self, Cgroups, Log, Lookup, Main, Netns, Serve};
+use super::Role::{self, Audit, Cgroups, Log, Lookup, Main, Netns, Serve};
 
 /// A call that some threads may make.
 pub(super) struct Call {
@@ -186,7 +186,7 @@ pub(super) const LISTED: &[Call] = calls! {
     SYS_sendmmsg: &[Lookup];
 
     // Files: cgroups, /proc, token files, the node's credentials; the resolver's configuration.
-    SYS_openat: FILES;
+    SYS_openat: &[Main, Lookup, Audit];
     SYS_openat2: &[Main];
     SYS_fstat: FILES;
     SYS_newfstatat: FILES;
@@ -202,6 +202,11 @@ pub(super) const LISTED: &[Call] = calls! {
     SYS_inotify_rm_watch: &[Main];
     // At the end the admin socket's file goes, under its directory's lock.
     SYS_flock: &[Main];
+    // The audit's file is set aside when it is long enough.
+    #[cfg(target_arch = "x86_64")]
+    SYS_rename: &[Audit];
+    SYS_renameat: &[Audit];
+    SYS_renameat2: &[Audit];
     #[cfg(target_arch = "x86_64")]
     SYS_unlink: &[Main];
     SYS_unlinkat: &[Main];

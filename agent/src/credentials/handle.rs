@@ -218,6 +218,12 @@ impl Credentials {
         self.subject.get()
     }
 
+    /// The same for whoever keeps it: what a token tells later is seen too.
+    #[must_use]
+    pub fn shared_subject(&self) -> Arc<OnceLock<Subject>> {
+        Arc::clone(&self.subject)
+    }
+
     /// When the pod last asked, to the second; `None` if it never did.
     #[must_use]
     pub fn last_use(&self) -> Option<SystemTime> {

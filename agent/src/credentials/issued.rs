@@ -1,6 +1,7 @@
 //! Credentials as EKS Auth granted them and as they are served.
 use std::{
     fmt,
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -45,10 +46,21 @@ pub struct Issued {
     pub access_key_id: String,
     /// The association they come from.
     pub association_id: String,
+    /// Both names, for whoever keeps them longer than the credentials.
+    pub names: Arc<CredentialNames>,
     /// When they were fetched.
     pub issued_at: SystemTime,
     /// When AWS stops accepting them.
     pub expires_at: SystemTime,
+}
+
+/// What names credentials, and is no secret.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CredentialNames {
+    /// In CloudTrail.
+    pub access_key_id: String,
+    /// The association they come from.
+    pub association_id: String,
 }
 
 impl fmt::Debug for Issued {
@@ -106,6 +118,10 @@ impl Issued {
             body: Bytes::from_owner(Locked::copy_of(&body)),
             access_key_id: grant.access_key_id.clone(),
             association_id: grant.association_id.clone(),
+            names: Arc::new(CredentialNames {
+                access_key_id: grant.access_key_id.clone(),
+                association_id: grant.association_id.clone(),
+            }),
             issued_at,
             expires_at: grant.expires_at,
         })

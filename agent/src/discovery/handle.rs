@@ -4,6 +4,7 @@ use std::sync::Arc;
 use agent_ebpf::Miss;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Survey;
 use crate::{pod_uid::PodUid, pods::Pod};
 
 /// Misses that wait to be looked at. The programs send at most ten a second for each namespace, and pods can make
@@ -26,6 +27,7 @@ pub struct Stopped;
 pub(super) enum Command {
     Adopt { path: String, uid: PodUid, answer: oneshot::Sender<Option<Arc<Pod>>> },
     ListenerFailed { serial: u64 },
+    Survey { answer: oneshot::Sender<Survey> },
 }
 
 impl DiscoveryHandle {
@@ -42,6 +44,13 @@ impl DiscoveryHandle {
         let (answer, pod) = oneshot::channel();
         self.commands.send(Command::Adopt { path, uid, answer }).map_err(|_| Stopped)?;
         pod.await.map_err(|_| Stopped)
+    }
+
+    /// What is known and served now, for an operator.
+    pub async fn survey(&self) -> Result<Survey, Stopped> {
+        let (answer, survey) = oneshot::channel();
+        self.commands.send(Command::Survey { answer }).map_err(|_| Stopped)?;
+        survey.await.map_err(|_| Stopped)
     }
 
     /// A listener of a namespace (its serial number) does not accept any more.

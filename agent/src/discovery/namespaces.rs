@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::processes::NetnsId;
+use super::{Listener, processes::NetnsId};
 use crate::{
     metrics::Metrics,
     namespace::Namespace,
@@ -47,6 +47,7 @@ pub enum ServeError {
 
 struct Served {
     namespace: Arc<Namespace>,
+    listener: Listener,
     /// Pods, by the path of their cgroup.
     users: HashSet<String>,
 }
@@ -108,15 +109,28 @@ impl Namespaces {
         Ok(id)
     }
 
+    /// The listener of a namespace that is served.
+    pub(super) fn listener(&self, netns: NetnsId) -> Option<Listener> {
+        self.served.get(&netns).map(|served| served.listener)
+    }
+
+    /// That of the host netns.
+    pub(super) fn host_listener(&self) -> Option<Listener> {
+        self.listener(self.host)
+    }
+
     async fn open(&self, netns: File, is_host: bool) -> Result<Served, ServeError> {
+        let inode = NetnsId::of(&netns).map_err(ServeError::Identify)?.inode();
         let sockets = self.worker.open(netns).await?;
         self.steering.insert(&sockets)?;
         let NetnsSockets { v4, v6, diag, cookie } = sockets;
         tracing::debug!(netns_cookie = cookie, port = ?v4.local_addr().map(|a| a.port()), ipv6 = v6.is_some(), "listening");
+        let port = v4.local_addr().map_or(0, |address| address.port());
+        let listener = Listener { netns: inode, cookie, port, ipv6: v6.is_some() };
         let namespace = Arc::new(Namespace::new(cookie, is_host, diag));
         // The serving thread ends last; if it has ended, so does the process.
         let _ = self.server.send(NewListeners { namespace: Arc::clone(&namespace), v4, v6 });
-        Ok(Served { namespace, users: HashSet::new() })
+        Ok(Served { namespace, listener, users: HashSet::new() })
     }
 
     /// A pod does not use a namespace any more; without users it is closed.

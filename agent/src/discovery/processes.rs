@@ -29,6 +29,11 @@ impl NetnsId {
         netns.metadata().map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })
     }
 
+    /// What `ls -i /proc/PID/ns/net` shows.
+    pub(super) fn inode(self) -> u64 {
+        self.inode
+    }
+
     /// The namespace of a process or thread.
     fn of_task(id: u32) -> io::Result<Self> {
         fs::metadata(netns_path(id)).map(|metadata| Self { device: metadata.dev(), inode: metadata.ino() })

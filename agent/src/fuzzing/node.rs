@@ -6,7 +6,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     credentials::{Clock, Engine, Grant, NoTokens, PresentedToken, Upstream, UpstreamFuture, engine::Limits},
+    discovery::DiscoveryHandle,
     metrics::Metrics,
+    operator::{NodeFacts, NodeView},
     pods::Pods,
     refusal::{Refusal, UpstreamError},
     share,
@@ -50,6 +52,21 @@ impl Upstream for OneToken {
             })
         })
     }
+}
+
+/// What an operator is shown of it beside its pods: next to nothing.
+pub(crate) fn view() -> NodeView {
+    let (discovery, _) = DiscoveryHandle::new();
+    let facts = NodeFacts {
+        cluster_name: "test".to_owned(),
+        endpoint: None,
+        steered: Vec::new(),
+        target_port: 80,
+        serves_host_network: true,
+        kubepods: "/kubepods".into(),
+        kubelet_root: "/kubelet".into(),
+    };
+    NodeView { facts, discovery, audit: Arc::default(), tokens: None, disturbances: Box::new(|_| Vec::new()) }
 }
 
 /// An event loop that looks for what has come in after each step, so that a caller's bytes may come in pieces.

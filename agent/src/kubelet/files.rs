@@ -81,6 +81,18 @@ impl TokenFiles {
         }
     }
 
+    /// Whether the directory of the pod's token volume is there, be it mounted or not.
+    #[must_use]
+    pub fn has_volume(&self, uid: PodUid) -> bool {
+        self.volume(uid).is_ok_and(|volume| volume.is_some())
+    }
+
+    /// The pods that have a directory here: those that run, and for some time those that have ended.
+    pub fn pods(&self) -> io::Result<Vec<PodUid>> {
+        let names = fs::read_dir(own_link(&self.pods))?;
+        Ok(names.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
     /// Opens a pod's token volume. Keep it for a moment only: see [`TokenWatch`](super::TokenWatch).
     pub(super) fn volume(&self, uid: PodUid) -> Result<Option<Volume>, TokenFileError> {
         // No link at all up to here: the kubelet makes none, and one that stays below `pods` would still lead to

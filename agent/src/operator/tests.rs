@@ -75,12 +75,12 @@ async fn node() -> Operator {
     second.credentials().obtain(token(SECOND, None, "refused")).await.unwrap_err();
     let first = pods.add(FIRST.parse().unwrap());
     first.credentials().obtain(token(FIRST, Some("web-0"), "reader")).await.unwrap();
-    Operator::new(pods)
+    Operator::new(pods, crate::fuzzing::node::view())
 }
 
 #[tokio::test]
 async fn the_status_names_pods_and_tells_no_secret() {
-    let status = node().await.status();
+    let status = node().await.status().await;
     let uids: Vec<&str> = status.pods.iter().map(|pod| pod.pod.uid.as_str()).collect();
     assert_eq!(uids, [SECOND, FIRST, UNNAMED], "by namespace and name, the unnamed last");
     let found: Vec<PodState> = status.pods.iter().map(|pod| pod.state).collect();

@@ -65,7 +65,7 @@ impl Endpoint {
             let (handle, commands) = DiscoveryHandle::new();
             let attestor = Attestor::new(CgroupResolver::without_thread(), Arc::clone(&pods), handle.clone(), true);
             let namespace = Namespace::new(1, false, DiagSocket::open().expect("a netlink socket"));
-            (Context::new(attestor, Clock::system(), metrics, handle), namespace, pods, commands)
+            (Context::new(attestor, Clock::system(), metrics, Arc::default(), handle), namespace, pods, commands)
         };
         let endpoint = Self {
             runtime,

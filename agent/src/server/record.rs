@@ -1,12 +1,13 @@
 //! What is said about grants and refusals: metrics always, log lines at a limited rate for each pod.
 use std::{
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::Context;
 use crate::{
     attestation::{Caller, Evidence},
+    audit::{Decision, Event},
     credentials::Issued,
     metrics::Answer,
     namespace::Namespace,
@@ -44,6 +45,12 @@ pub(super) fn granted(context: &Context, caller: &Caller, issued: &Issued, kind:
     context.metrics.grants.inc();
     context.metrics.responded(hyper::StatusCode::OK);
     context.metrics.answered(kind, duration);
+    context.audit.push(Event {
+        at: context.clock.now(),
+        who: caller.into(),
+        subject: Some(caller.pod().credentials().shared_subject()),
+        decision: Decision::Granted { names: Arc::clone(&issued.names), cached: kind == Answer::Cached },
+    });
     macro_rules! log {
         ($level:ident, $message:literal) => {
             tracing::$level!(
@@ -71,6 +78,12 @@ pub(super) fn granted(context: &Context, caller: &Caller, issued: &Issued, kind:
 /// the log.
 pub(super) fn refused(context: &Context, namespace: &Namespace, who: Evidence, refusal: &Refusal, duration: Duration) {
     context.metrics.refused(refusal);
+    let (at, pod) = (context.clock.now(), who.pod.and_then(|uid| context.attestor.pod(uid)));
+    if let Some(pod) = &pod {
+        pod.was_refused(at, refusal);
+    }
+    let subject = pod.map(|pod| pod.credentials().shared_subject());
+    context.audit.push(Event { at, who, subject, decision: Decision::Refused(refusal.clone()) });
     let speaker = who.pod.map_or(Speaker::Namespace(namespace.cookie), Speaker::Pod);
     let Some(suppressed) = may_log(context, speaker) else { return };
     tracing::info!(
