@@ -452,20 +452,6 @@ impl Discovery {
         Ok(())
     }
 
-    fn summary(&self) -> Vec<(String, Vec<NetnsId>)> {
-        let mut summary: Vec<(String, Vec<NetnsId>)> = self
-            .known
-            .iter()
-            .map(|(path, pod)| {
-                let mut namespaces: Vec<NetnsId> = pod.namespaces.iter().copied().collect();
-                namespaces.sort_unstable();
-                (path.clone(), namespaces)
-            })
-            .collect();
-        summary.sort_unstable();
-        summary
-    }
-
     /// The root and the quality-of-service cgroups below it, all watched.
     fn levels(&mut self, complete: &mut bool) -> Vec<String> {
         let mut levels = vec![String::new()];

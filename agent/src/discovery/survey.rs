@@ -1,7 +1,7 @@
 //! What discovery knows, as an operator sees it.
 use serde::{Deserialize, Serialize};
 
-use super::Discovery;
+use super::{Discovery, processes::NetnsId};
 use crate::{
     cgroup::{mount::cgroup_id, path::Owner},
     pod_uid::PodUid,
@@ -63,5 +63,20 @@ impl Discovery {
             Some((uid, Place { cgroup: path.clone(), cgroup_id, listeners, failure: known.failure.clone() }))
         });
         Survey { host: self.namespaces.host_listener(), pods: pods.collect() }
+    }
+
+    /// The same in a form that can be compared.
+    pub(super) fn summary(&self) -> Vec<(String, Vec<NetnsId>)> {
+        let mut summary: Vec<(String, Vec<NetnsId>)> = self
+            .known
+            .iter()
+            .map(|(path, pod)| {
+                let mut namespaces: Vec<NetnsId> = pod.namespaces.iter().copied().collect();
+                namespaces.sort_unstable();
+                (path.clone(), namespaces)
+            })
+            .collect();
+        summary.sort_unstable();
+        summary
     }
 }
