@@ -13,7 +13,7 @@ use super::{
     Agent, Check, Confinement, Duration, EksAuth, EksAuthSettings, Names, Seccomp, SystemTime, Verdict, Where, sys,
 };
 use crate::{
-    eks_auth::{ClusterName, Examined, Outcome},
+    eks_auth::{ClusterName, Examined, Outcome, SetupError},
     kubelet,
 };
 
@@ -30,7 +30,7 @@ pub(super) fn all(place: &Where, agent: &Agent) -> Vec<Check> {
     let cluster = place.cluster_name.clone().or_else(|| told.map(|node| node.cluster_name.clone()));
     let endpoint = place.endpoint.clone().or_else(|| told.and_then(|node| node.endpoint.clone()));
     let mut checks = vec![metadata()];
-    match examined(cluster_name(cluster.as_deref(), place), endpoint.as_deref()) {
+    match examined(cluster.as_deref(), place, endpoint.as_deref()) {
         Ok(examined) => {
             checks.extend([reached(&examined), role(&examined, agent), clock(examined.date, SystemTime::now())]);
         }
@@ -94,23 +94,23 @@ fn ask_metadata(endpoint: &str) -> Result<u16, String> {
     }
 }
 
-/// As the agent finds it.
-fn cluster_name<'a>(known: Option<&'a str>, place: &Where) -> ClusterName<'a> {
-    let root = place.kubelet_root.as_deref().unwrap_or(Path::new("/var/lib/kubelet"));
-    known.map_or_else(|| ClusterName::Unknown(kubelet::kubeconfig(root)), ClusterName::Given)
-}
-
-fn examined(cluster: ClusterName<'_>, endpoint: Option<&str>) -> Result<Examined, String> {
+/// Without a name it is looked for as the agent does; where that is in vain EKS Auth can be asked for any.
+fn examined(cluster: Option<&str>, place: &Where, endpoint: Option<&str>) -> Result<Examined, String> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_io().enable_time().on_thread_park(sys::stack::scrub).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let names = Names::start(Confinement { seccomp: Seccomp::Off, main_binds_low_ports: false });
     let names = names.map_err(|error| error.to_string())?;
-    let settings = EksAuthSettings { cluster, endpoint, rotate_credentials: false };
+    let root = place.kubelet_root.as_deref().unwrap_or(Path::new("/var/lib/kubelet"));
+    let first = cluster.map_or_else(|| ClusterName::Unknown(kubelet::kubeconfig(root)), ClusterName::Given);
+    let settings = |cluster| EksAuthSettings { cluster, endpoint, rotate_credentials: false };
     runtime.block_on(async {
         let examined = async {
-            let eks_auth = EksAuth::new(settings, names).await.map_err(|error| error.to_string())?;
-            Ok(eks_auth.examine().await)
+            let eks_auth = match EksAuth::new(settings(first), names.clone()).await {
+                Err(SetupError::NoCluster(_)) => EksAuth::new(settings(ClusterName::Given("doctor")), names).await,
+                found => found,
+            };
+            Ok(eks_auth.map_err(|error| error.to_string())?.examine().await)
         };
         let late = |_| Err(format!("no answer within {} s", EXAMINED_WITHIN.as_secs()));
         tokio::time::timeout(EXAMINED_WITHIN, examined).await.unwrap_or_else(late)
