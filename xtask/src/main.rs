@@ -3,6 +3,7 @@
 #[path = "../../agent/build/ebpf.rs"]
 mod ebpf;
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod clients;
@@ -38,6 +39,8 @@ enum Command {
     Test(test::Options),
     /// Show a pod getting its credentials, with real AWS clients. Installs first what is missing.
     Demo(demo::Options),
+    /// Measure the agent: `serve` (answers, beside the floor and rivals), `kernel` (programs), `scale` (many pods).
+    Bench(bench::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
     /// Print the directory of the SDK tier's clients.
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Mutants => mutants::run(),
         Command::ClientsDir => clients::print_directory(),
     }

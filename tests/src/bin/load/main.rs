@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 mod client;
 mod run;
@@ -41,6 +42,9 @@ pub(crate) struct Args {
     /// A request without an answer has failed after this time
     #[arg(long, default_value_t = 5000)]
     pub(crate) timeout_ms: u64,
+    /// The processor to run on
+    #[arg(long)]
+    pub(crate) processor: Option<usize>,
 }
 
 /// What requests are made on.
@@ -62,7 +66,13 @@ impl Args {
 }
 
 fn main() -> Result<()> {
-    let report = run::run(&Args::parse())?;
+    let args = Args::parse();
+    if let Some(processor) = args.processor {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        sched_setaffinity(None, &set)?;
+    }
+    let report = run::run(&args)?;
     writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
     Ok(())
 }
