@@ -103,7 +103,7 @@ impl Server {
     ) -> Result<Self, NoServer> {
         // Made here: the thread itself may make no descriptors.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.event_interval(RUN_IN_A_ROW).enable_io().enable_time().on_thread_park(sys::stack::scrub);
+        runtime.event_interval(RUN_IN_A_ROW).enable_io().enable_time().on_thread_park(sys::stack::scrub_at_times());
         let runtime = runtime.build().map_err(NoServer::Runtime)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
