@@ -1,12 +1,12 @@
 //! `test`: the tiers, in the order of their price; each is a claim of its own kind (tests/README.md).
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    check,
+    bench, check,
     clients::{self, Clients},
     process, setup,
 };
@@ -38,6 +38,8 @@ enum Tier {
     Attacks,
     /// Pods at their worst, and what the others notice of it; one test at a time. Needs root.
     Abuse,
+    /// Instructions of a cached answer and of the programs against a budget, with the agent as it is released. Needs root.
+    Budget,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
 }
@@ -50,12 +52,13 @@ impl Tier {
             Self::Node => "node",
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
+            Self::Budget => "budget",
             Self::Sdk => "sdk",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk)
+        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Budget | Self::Sdk)
     }
 }
 
@@ -86,21 +89,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
-        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], options),
-        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
+        Tier::Unit => run_tests(&["--workspace", "--lib", "--bins"], &[], None, options),
+        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Budget | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
             // What measures has the machine for itself, and shows what it measured.
-            let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
-            run_tests(&["--workspace", "--test", tier.name()], alone, options)
+            let alone: &[&str] =
+                if matches!(tier, Tier::Abuse | Tier::Budget) { &["--test-threads=1", "--nocapture"] } else { &[] };
+            let agent = (tier == Tier::Budget).then(bench::release_agent).transpose()?;
+            run_tests(&["--workspace", "--test", tier.name()], alone, agent.as_deref(), options)
         }
     }
 }
 
-fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
+/// With this agent, or the one that lies beside the tests.
+fn run_tests(selection: &[&str], harness: &[&str], agent: Option<&Path>, options: &Options) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
     cargo.args(selection);
+    if let Some(agent) = agent {
+        cargo.env(bench::AGENT, agent);
+    }
     cargo.env(clients::VARIABLE, Clients::locate()?.directory());
     if options.full {
         cargo.env(SIZE, "full");

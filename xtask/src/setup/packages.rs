@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::process;
 
 /// A program that the build or the tests start, and Debian's package of it.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 12] = [
     // Links build scripts, and compiles the C of one crate.
     ("cc", "gcc"),
     // Shows programs and maps.
@@ -19,6 +19,8 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("tcpdump", "tcpdump"),
+    // Counts instructions.
+    ("valgrind", "valgrind"),
     // Ways into namespaces that keep the cgroup mount in sight.
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

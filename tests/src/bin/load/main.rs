@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// For how long to ask
     #[arg(long, default_value_t = 1000)]
     pub(crate) for_ms: u64,
+    /// How often to ask at most
+    #[arg(long)]
+    pub(crate) requests: Option<u64>,
     /// A request without an answer has failed after this time
     #[arg(long, default_value_t = 5000)]
     pub(crate) timeout_ms: u64,
