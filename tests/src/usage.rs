@@ -11,6 +11,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Times that a thread gave the processor up, and times that it was taken away.
     pub switches: u64,
+    /// The former alone: each is followed by a wake-up.
+    pub waits: u64,
 }
 
 /// What processes have in memory.
@@ -33,10 +35,12 @@ impl Usage {
                 let task = task?.path();
                 usage.cpu += on_processor(&task)?;
                 let status = fs::read_to_string(task.join("status"))?;
-                usage.switches += status
-                    .lines()
-                    .filter_map(|line| line.split_once("voluntary_ctxt_switches:")?.1.trim().parse::<u64>().ok())
-                    .sum::<u64>();
+                let count = |name: &str| -> Option<u64> {
+                    status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+                };
+                let waits = count("voluntary_ctxt_switches:").unwrap_or_default();
+                usage.switches += waits + count("nonvoluntary_ctxt_switches:").unwrap_or_default();
+                usage.waits += waits;
             }
         }
         Ok(usage)
@@ -45,7 +49,11 @@ impl Usage {
     /// What was used between an earlier moment and this one.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
-        Self { cpu: self.cpu.saturating_sub(earlier.cpu), switches: self.switches.saturating_sub(earlier.switches) }
+        Self {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            switches: self.switches.saturating_sub(earlier.switches),
+            waits: self.waits.saturating_sub(earlier.waits),
+        }
     }
 }
 

@@ -121,10 +121,10 @@ impl Connection {
         if !whole.ends_with(b"\r\n\r\n") {
             return Next::Keep;
         }
-        let closes = whole.ends_with(b"close\r\n\r\n");
+        let is_last = whole.ends_with(b"close\r\n\r\n");
         // Its answer fits into the socket's buffer: whoever does not take it is not waited for.
-        let sent = rustix::net::send(&self.socket, if closes { closed } else { kept }, SendFlags::NOSIGNAL);
+        let sent = rustix::net::send(&self.socket, if is_last { closed } else { kept }, SendFlags::NOSIGNAL);
         self.head.clear();
-        if closes || sent.is_err() { Next::Close } else { Next::Keep }
+        if is_last || sent.is_err() { Next::Close } else { Next::Keep }
     }
 }

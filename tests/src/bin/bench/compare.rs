@@ -21,7 +21,7 @@ pub(crate) fn run(args: &ServeArgs, out: &Path) -> Result<()> {
     let floor = Floor::start(&ours)?;
     let variants = args.variant.iter().map(|flags| variant(flags)).collect::<Result<Vec<_>>>()?;
     let rivals = args.rival.iter().map(|command| Rival::start(command)).collect::<Result<Vec<_>>>()?;
-    let mut contestants = vec![ours.contestant()?, floor.steered()?, floor.direct()?];
+    let mut contestants = vec![ours.contestant()?, floor.steered()?, floor.direct()];
     contestants.extend(variants.iter().map(Ours::contestant).collect::<Result<Vec<_>>>()?);
     contestants.extend(rivals.iter().map(Rival::contestant).collect::<Result<Vec<_>>>()?);
 

@@ -39,6 +39,11 @@ impl Machine {
         })
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "bytes of a file are far below 2^53")]
+    pub(crate) fn agent_megabytes(&self) -> f64 {
+        self.agent_bytes as f64 / 1024.0 / 1024.0
+    }
+
     /// Processors for the server and for its clients: two, where there are two.
     pub(crate) fn processors(&self) -> (usize, usize) {
         if self.processors > 1 { (0, 1) } else { (0, 0) }

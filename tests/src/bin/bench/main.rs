@@ -4,7 +4,7 @@
 //! here was measured in turns of less than a second, and what counts are ratios.
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use pod_identity_tests::{host, usage::Priority};
 
@@ -86,6 +86,12 @@ struct ScaleArgs {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     host::require_root()?;
+    // Beside this program lies one without optimization.
+    ensure!(
+        std::env::var_os("POD_IDENTITY_AGENT_BIN").is_some(),
+        "run this as `cargo xtask bench`, or say in \
+        POD_IDENTITY_AGENT_BIN which agent to measure"
+    );
     std::fs::create_dir_all(&arguments.out)?;
     let _priority = Priority::raise();
     match &arguments.what {

@@ -52,7 +52,20 @@ struct Step {
 struct Scale {
     machine: Machine,
     steps: Vec<Step>,
+    targets: Vec<Target>,
 }
+
+/// What was to be reached.
+#[derive(Debug, Serialize)]
+struct Target {
+    what: String,
+    at_most: f64,
+    measured: f64,
+    met: bool,
+}
+
+/// Value of a step.
+type Value<'a> = &'a dyn Fn(&Step) -> f64;
 
 pub(crate) fn run(args: &ScaleArgs, out: &Path) -> Result<()> {
     let node = Node::with(NodeSpec {
@@ -65,6 +78,7 @@ pub(crate) fn run(args: &ScaleArgs, out: &Path) -> Result<()> {
     let mut steps = Vec::new();
     let mut numbers = args.pods.clone();
     numbers.sort_unstable();
+    print_head();
     for number in numbers {
         while pods.len() < number {
             pods.push(node.pod_with(PodSpec::named("app"))?);
@@ -73,7 +87,13 @@ pub(crate) fn run(args: &ScaleArgs, out: &Path) -> Result<()> {
         print(&step);
         steps.push(step);
     }
-    let scale = Scale { machine: Machine::here()?, steps };
+    let machine = Machine::here()?;
+    let targets = targets(&steps, machine.agent_megabytes());
+    let scale = Scale { machine, steps, targets };
+    println!("\n| target | at most | measured | |\n|---|---|---|---|");
+    for Target { what, at_most, measured, met } in &scale.targets {
+        println!("| {what} | {at_most} | {measured:.1} | {} |", if *met { "met" } else { "MISSED" });
+    }
     fs::write(out.join("scale.json"), serde_json::to_string_pretty(&scale)?)?;
     fs::write(out.join("scale.svg"), svg::picture(&charts(&scale.steps)))?;
     println!("\nwritten: {}", out.join("scale.json").display());
@@ -106,7 +126,7 @@ fn step(node: &Node, pods: &[Pod], args: &ScaleArgs) -> Result<Step> {
     let used = usage(&agent)?.since(before);
     let idle = Memory::of(&[agent.pid()])?;
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let (seconds, switches) = (args.idle_seconds as f64, used.switches as f64);
+    let (seconds, waits) = (args.idle_seconds as f64, used.waits as f64);
     let renewal_cpu_us = renewals(&agent, number, calls)?;
     let discovery_ms = discovery(node, &agent)?;
     Ok(Step {
@@ -116,7 +136,7 @@ fn step(node: &Node, pods: &[Pod], args: &ScaleArgs) -> Result<Step> {
         start_cpu_ms_per_pod: milliseconds(start_cpu) / all,
         idle,
         renewal_cpu_us,
-        idle_wakeups_per_second: switches / seconds,
+        idle_wakeups_per_second: waits / seconds,
         idle_cpu_us_per_second: used.cpu.as_secs_f64() * 1e6 / seconds,
     })
 }
@@ -173,13 +193,60 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
+fn print_head() {
+    println!(
+        "| pods | ready ms | start CPU ms/pod | discovery ms | PSS MB | anonymous MB | renewal µs | idle wake-ups/s | idle CPU µs/s |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
+}
+
 fn print(step: &Step) {
-    println!("{step:?}");
+    println!(
+        "| {} | {:.1} | {:.2} | {:.1} | {:.1} | {:.1} | {:.0} | {:.2} | {:.0} |",
+        step.pods,
+        step.ready_ms,
+        step.start_cpu_ms_per_pod,
+        step.discovery_ms,
+        pss(step),
+        anonymous(step),
+        step.renewal_cpu_us,
+        step.idle_wakeups_per_second,
+        step.idle_cpu_us_per_second
+    );
+}
+
+#[expect(clippy::cast_precision_loss, reason = "kilobytes are far below 2^53")]
+fn pss(step: &Step) -> f64 {
+    step.idle.pss_kb as f64 / 1024.0
+}
+
+#[expect(clippy::cast_precision_loss, reason = "kilobytes are far below 2^53")]
+fn anonymous(step: &Step) -> f64 {
+    step.idle.anonymous_kb as f64 / 1024.0
+}
+
+fn targets(steps: &[Step], agent_megabytes: f64) -> Vec<Target> {
+    let wanted: [(usize, &str, Value<'_>, f64); 6] = [
+        (10, "PSS, MB", &pss, 12.0),
+        (10, "anonymous, MB", &anonymous, 6.0),
+        (737, "PSS, MB", &pss, 18.0),
+        (737, "anonymous, MB", &anonymous, 11.0),
+        (250, "start to ready, ms", &|step: &Step| step.ready_ms, 60.0),
+        (250, "idle wake-ups in 10 s", &|step: &Step| step.idle_wakeups_per_second * 10.0, 1.0),
+    ];
+    let target = |what, measured, at_most| Target { what, at_most, measured, met: measured <= at_most };
+    let mut targets = vec![target("binary, MB".to_owned(), agent_megabytes, 12.0)];
+    for (pods, what, value, at_most) in wanted {
+        if let Some(step) = steps.iter().find(|step| step.pods == pods) {
+            targets.push(target(format!("{pods} pods: {what}"), value(step), at_most));
+        }
+    }
+    targets
 }
 
 #[expect(clippy::cast_precision_loss, reason = "kilobytes and pods are far below 2^53")]
 fn charts(steps: &[Step]) -> Vec<Chart> {
-    let chart = |title: &str, up: &str, series: Vec<(&str, &dyn Fn(&Step) -> f64)>| Chart {
+    let chart = |title: &str, up: &str, series: Vec<(&str, Value<'_>)>| Chart {
         title: title.to_owned(),
         across: "pods".to_owned(),
         up: up.to_owned(),
@@ -192,14 +259,7 @@ fn charts(steps: &[Step]) -> Vec<Chart> {
             .collect(),
     };
     vec![
-        chart(
-            "Memory",
-            "MB",
-            vec![
-                ("PSS", &|step: &Step| step.idle.pss_kb as f64 / 1e3),
-                ("anonymous", &|step: &Step| step.idle.anonymous_kb as f64 / 1e3),
-            ],
-        ),
+        chart("Memory", "MB", vec![("PSS", &pss), ("anonymous", &anonymous)]),
         chart("Start to ready", "ms", vec![("ready", &|step: &Step| step.ready_ms)]),
         chart("A renewal", "µs of a processor", vec![("renewal", &|step: &Step| step.renewal_cpu_us)]),
         chart("Idle", "wake-ups/s", vec![("wake-ups", &|step: &Step| step.idle_wakeups_per_second)]),

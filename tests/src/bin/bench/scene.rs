@@ -100,6 +100,8 @@ impl Floor {
         let [(_, kept), (_, closed)] = files;
         let listener = pod.netns()?.within(|| TcpListener::bind("127.0.0.1:0"))??;
         let port = listener.local_addr()?.port();
+        // As long a queue as the agent's.
+        rustix::net::listen(&listener, 1024)?;
         let maps = bpf::maps_of(ours.agent.pid())?;
         let listeners = maps.iter().find(|map| map.name == "LISTENERS4").context("the agent has no map LISTENERS4")?;
         listeners.insert_socket(bpf::netns_cookie(&listener)?, &listener)?;
@@ -116,16 +118,16 @@ impl Floor {
 
     /// Reached through the programs.
     pub(crate) fn steered(&self) -> Result<Contestant<'_>> {
-        self.contestant("floor", SocketAddr::new(TARGET.parse()?, 80))
+        Ok(self.contestant("floor", SocketAddr::new(TARGET.parse()?, 80)))
     }
 
     /// Reached at its own address.
-    pub(crate) fn direct(&self) -> Result<Contestant<'_>> {
+    pub(crate) fn direct(&self) -> Contestant<'_> {
         self.contestant("floor, not steered", SocketAddr::new([127, 0, 0, 1].into(), self.port))
     }
 
-    fn contestant(&self, name: &str, to: SocketAddr) -> Result<Contestant<'_>> {
-        Ok(Contestant { name: name.to_owned(), cgroup: self.cgroup.clone(), pod: &self.pod, to })
+    fn contestant(&self, name: &str, to: SocketAddr) -> Contestant<'_> {
+        Contestant { name: name.to_owned(), cgroup: self.cgroup.clone(), pod: &self.pod, to }
     }
 }
 
