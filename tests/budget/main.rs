@@ -21,12 +21,11 @@ type Budget = BTreeMap<String, f64>;
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/budget/budget.json");
 /// How to say that the file is to be written.
 const VARIABLE: &str = "POD_IDENTITY_BUDGET";
-/// How much more than the budget is no regression yet. Runs differ by less than one percent; the digest of the token, which
-/// valgrind has computed without the processor's help, is most of a count, so five percent of all would be a third of the
-/// rest.
-const TOLERANCE: f64 = 0.02;
+/// How much more than the budget is no regression yet. What depends on time (scrubs of the stack, discovery's rescan) makes
+/// runs differ by two percent.
+const TOLERANCE: f64 = 0.05;
 /// A budget that is so much too high hides regressions.
-const SLACK: f64 = 0.05;
+const SLACK: f64 = 0.10;
 
 /// For the first credentials.
 const FETCHED: Duration = Duration::from_secs(30);
