@@ -119,6 +119,15 @@ pub enum Unattested {
 /// Cgroups whose pod was resolved before. Ids are never used twice, so an entry is never wrong.
 type KnownCgroups = HashMap<CgroupId, (Weak<Pod>, Option<ContainerId>)>;
 
+/// The addresses of an accepted socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// The caller's.
+    pub peer: SocketAddr,
+    /// The listener's.
+    pub local: SocketAddr,
+}
+
 /// Attests callers.
 pub struct Attestor {
     cgroups: CgroupResolver,
@@ -150,14 +159,11 @@ impl Attestor {
     }
 
     /// Attests the other end of a connection that a listener of `namespace` accepted.
-    ///
-    /// `peer` and `local` are the accepted socket's addresses.
     pub async fn attest(
         &self,
         namespace: &Namespace,
         accepted: impl AsFd,
-        peer: SocketAddr,
-        local: SocketAddr,
+        Ends { peer, local }: Ends,
     ) -> Result<Caller, Unattested> {
         let mut evidence = Evidence::default();
         let info = namespace.diag.lookup(peer, local);

@@ -4,22 +4,21 @@
 //! or a burst of new pods never delays a cached answer.
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
+    net::TcpStream,
+    pin::pin,
     sync::{Arc, Mutex},
+    task::Poll,
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::io::Errno;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    time::sleep,
-};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    attestation::Attestor,
+    attestation::{Attestor, Ends},
     audit::Audit,
     confinement::{Confinement, ConfinementError, Role},
     credentials::Clock,
@@ -35,9 +34,14 @@ mod connection;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod host;
+mod listener;
+
 mod metered;
 mod record;
 mod route;
+mod stream;
+
+use listener::Listener;
 
 /// After the programs are detached, connections that were steered just before may still arrive.
 const LATE_CONNECTIONS: Duration = Duration::from_millis(200);
@@ -114,7 +118,7 @@ impl Server {
     ) -> Result<Self, NoServer> {
         // Made here: the thread itself may make no descriptors.
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        runtime.event_interval(RUN_IN_A_ROW).enable_io().enable_time().on_thread_park(sys::stack::scrub);
+        runtime.event_interval(RUN_IN_A_ROW).enable_io().enable_time().on_thread_park(sys::stack::scrub_at_times());
         let runtime = runtime.build().map_err(NoServer::Runtime)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -163,19 +167,19 @@ async fn run(
 /// what others have sent. A look takes half a microsecond.
 const RUN_IN_A_ROW: u32 = 8;
 
-/// Connections accepted in a row before others on the thread have their turn.
-const ACCEPTED_IN_A_ROW: u32 = 8;
-
 /// Accepts the connections of one listener until its namespace is closed.
 async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std::net::TcpListener) {
-    let listener = match TcpListener::from_std(listener) {
+    let mut listener = match Listener::new(listener) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "cannot wait for connections");
             return context.discovery.listener_failed(namespace.serial);
         }
     };
-    let mut in_a_row = 0;
+    let local = listener.local();
+    // Made once: each of them is an entry in a list that others have entries in.
+    let mut closed = pin!(namespace.closed.cancelled());
+    let mut closing = pin!(context.closing.cancelled());
     loop {
         let mut looked = Instant::now();
         let next = async {
@@ -188,13 +192,13 @@ async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std:
         };
         let accepted = tokio::select! {
             biased;
-            () = namespace.closed.cancelled() => return,
-            () = context.closing.cancelled() => return accept_rest(&context, &namespace, listener),
+            () = &mut closed => return,
+            () = &mut closing => return accept_rest(&context, &namespace, &listener),
             accepted = next => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {
-                spawn(&context, &namespace, stream, peer);
+                spawn(&context, &namespace, stream, Ends { peer, local });
                 namespace.pay(looked);
             }
             Err(error) => match Errno::from_io_error(&error) {
@@ -210,27 +214,32 @@ async fn accept(context: Arc<Context>, namespace: Arc<Namespace>, listener: std:
                 _ => {}
             },
         }
-        in_a_row += 1;
-        if in_a_row == ACCEPTED_IN_A_ROW {
-            in_a_row = 0;
-            tokio::task::yield_now().await;
-        }
+        behind_others().await;
     }
+}
+
+/// Lets others run that can run now: the connection that was just accepted, too. Without it a listener whose queue never
+/// empties would have the thread for itself.
+async fn behind_others() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The kernel has made connections that nobody accepted yet: closing the listener would reset them.
-fn accept_rest(context: &Arc<Context>, namespace: &Arc<Namespace>, listener: TcpListener) {
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, peer)) = listener.accept() {
-        if stream.set_nonblocking(true).is_ok()
-            && let Ok(stream) = TcpStream::from_std(stream)
-        {
-            spawn(context, namespace, stream, peer);
-        }
+fn accept_rest(context: &Arc<Context>, namespace: &Arc<Namespace>, listener: &Listener) {
+    for (stream, peer) in listener.rest() {
+        spawn(context, namespace, stream, Ends { peer, local: listener.local() });
     }
 }
 
-fn spawn(context: &Arc<Context>, namespace: &Arc<Namespace>, stream: TcpStream, peer: std::net::SocketAddr) {
-    let handled = connection::handle(Arc::clone(context), Arc::clone(namespace), stream, peer);
+fn spawn(context: &Arc<Context>, namespace: &Arc<Namespace>, stream: TcpStream, ends: Ends) {
+    let handled = connection::handle(Arc::clone(context), Arc::clone(namespace), stream, ends);
     context.tasks.spawn(handled);
 }

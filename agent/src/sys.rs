@@ -14,8 +14,9 @@ use std::{
     ptr,
 };
 
+use rustix::{io::Errno, net::RecvFlags};
 use seccompiler::sock_filter;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::{Interest, ReadBuf, unix::AsyncFd};
 
 /// `SO_NETNS_COOKIE`, Linux 5.14; newer than libc's constants.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -67,8 +68,29 @@ pub(crate) fn tcp_state(socket: impl AsFd) -> io::Result<u8> {
     if written == 1 { Ok(state) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
-/// `value` must be an integer: any bytes the kernel writes are valid for it.
-fn getsockopt<T: Integer>(
+/// How many connections wait to be accepted from a listening socket.
+pub(crate) fn waiting_connections(listener: impl AsFd) -> io::Result<u32> {
+    // `tcpi_unacked`, the seventh word of `struct tcp_info`, is the length of a listener's queue.
+    let mut info = [0_u32; 7];
+    let written = getsockopt(listener, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+    let [.., waiting] = info;
+    if written == size_of_val(&info) { Ok(waiting) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Reads what has come, without waiting. A socket that ends reads as nothing.
+pub(crate) fn receive(socket: impl AsFd, into: &mut ReadBuf<'_>) -> Result<(), Errno> {
+    // SAFETY: the kernel writes to the bytes and reads none.
+    let unfilled = unsafe { into.unfilled_mut() };
+    let ((received, _), _) = rustix::net::recv(socket, unfilled, RecvFlags::DONTWAIT)?;
+    let received = received.len();
+    // SAFETY: the kernel has just written so many bytes.
+    unsafe { into.assume_init(received) };
+    into.advance(received);
+    Ok(())
+}
+
+/// `value` must be of integers: any bytes the kernel writes are valid for it.
+fn getsockopt<T: Integers>(
     socket: impl AsFd,
     level: libc::c_int,
     name: libc::c_int,
@@ -82,19 +104,23 @@ fn getsockopt<T: Integer>(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(length as usize) }
 }
 
-trait Integer {
+trait Integers {
     const LENGTH: libc::socklen_t;
 }
-impl Integer for u8 {
+impl Integers for u8 {
     const LENGTH: libc::socklen_t = 1;
 }
-impl Integer for u64 {
+impl Integers for u64 {
     const LENGTH: libc::socklen_t = 8;
+}
+impl Integers for [u32; 7] {
+    const LENGTH: libc::socklen_t = 28;
 }
 
 /// Descriptors that the event loop may wait on: each owns its descriptor from its making to its end.
 pub(crate) trait OwnsDescriptor: AsRawFd {}
 impl OwnsDescriptor for std::fs::File {}
+impl OwnsDescriptor for std::net::TcpListener {}
 impl OwnsDescriptor for inotify::Inotify {}
 impl OwnsDescriptor for aya::maps::RingBuf<aya::maps::MapData> {}
 impl<T> OwnsDescriptor for aya_log::EbpfLogger<T> {}

@@ -1,6 +1,5 @@
 //! What polite pods see while one pod floods the agent, and while the same pod burns as much processor time elsewhere.
 use std::{
-    fs,
     process::Stdio,
     thread,
     time::{Duration, Instant},
@@ -14,6 +13,7 @@ use pod_identity_tests::{
     node::Node,
     pod::{Pod, PodSpec},
     process::{binary, eventually},
+    usage::{Priority, thread_time},
 };
 
 /// From the flood's start to the measurement: by then it is at its height.
@@ -23,6 +23,9 @@ const MARGIN: Duration = Duration::from_millis(700);
 
 /// After a flood has ended, for what it left behind to be gone.
 const IS_OVER: Duration = Duration::from_secs(10);
+
+/// The agent's serving thread.
+const SERVING: &str = "serve";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -102,9 +105,9 @@ impl Scene {
         command.args(flood).args(["--for-ms", &lasts.as_millis().to_string(), "--token", self.rude.token()]);
         let flooding = command.stdout(Stdio::piped()).spawn()?;
         thread::sleep(SETTLES);
-        let (before, started) = (serving_time(&self.agent)?, Instant::now());
+        let (before, started) = (thread_time(self.agent.pid(), SERVING)?, Instant::now());
         let report = self.ask_politely(size)?;
-        let used = serving_time(&self.agent)?.saturating_sub(before);
+        let used = thread_time(self.agent.pid(), SERVING)?.saturating_sub(before);
         let serving = used.as_secs_f64() / started.elapsed().as_secs_f64();
         let output = flooding.wait_with_output()?;
         ensure!(output.status.success(), "flood: {}", output.status);
@@ -142,43 +145,8 @@ fn path(program: &str) -> Result<String> {
     Ok(binary(program)?.display().to_string())
 }
 
-/// Processor time of the agent's serving thread so far.
-fn serving_time(agent: &Agent) -> Result<Duration> {
-    let tasks = format!("/proc/{}/task", agent.pid());
-    for task in fs::read_dir(tasks)? {
-        let task = task?.path();
-        if fs::read_to_string(task.join("comm"))?.trim() == "serve" {
-            let stat = fs::read_to_string(task.join("schedstat"))?;
-            let nanoseconds = stat.split(' ').next().context("an empty schedstat")?.parse()?;
-            return Ok(Duration::from_nanos(nanoseconds));
-        }
-    }
-    Err(anyhow!("the agent has no thread 'serve'"))
-}
-
 /// The middle one.
 pub(crate) fn median(mut values: Vec<Duration>) -> Duration {
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or_default()
-}
-
-/// What else runs on this machine must not decide what is measured: with automatic groups, processes of another session
-/// get no more of a processor than all of this one together, whatever their number and nice values. For as long as this
-/// lives the session comes before others. A kernel without such groups has nothing to raise.
-#[derive(Debug)]
-struct Priority;
-
-const AUTOGROUP: &str = "/proc/self/autogroup";
-
-impl Priority {
-    fn raise() -> Self {
-        let _ = fs::write(AUTOGROUP, "-15");
-        Self
-    }
-}
-
-impl Drop for Priority {
-    fn drop(&mut self) {
-        let _ = fs::write(AUTOGROUP, "0");
-    }
 }

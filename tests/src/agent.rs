@@ -52,6 +52,8 @@ pub struct AgentSpec {
     pub privileged: bool,
     /// Give it these capabilities instead of [`CAPABILITIES`].
     pub capabilities: Option<String>,
+    /// Run it under this command, which takes the agent's command line as its last arguments.
+    pub under: Vec<String>,
 }
 
 impl AgentSpec {
@@ -115,7 +117,7 @@ impl Agent {
             let capabilities = spec.capabilities.as_deref().unwrap_or(CAPABILITIES);
             command.arg("--writable").arg(&run_dir).args(["--capabilities", capabilities]);
         }
-        command.arg("--").arg(binary("pod-identity-agent")?);
+        command.arg("--").args(&spec.under).arg(binary("pod-identity-agent")?);
         command.args(["server", "--cluster-name", CLUSTER, "--endpoint", &eks_auth.url()]);
         command.arg("--kubelet-root").arg(ground.kubelet.path()).arg("--run-dir").arg(&run_dir);
         // Most tests are about what a pod's own request leads to; those about prefetch turn it on.

@@ -6,6 +6,7 @@
 //! lays it out. Everything ends with its owner, also when a test panics, and no two tests share anything.
 pub mod agent;
 pub mod aws;
+pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
@@ -30,4 +31,5 @@ pub mod starting_line;
 pub mod time;
 pub mod tls;
 pub mod token;
+pub mod usage;
 pub mod wire;

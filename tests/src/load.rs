@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize};
 /// Significant bits of a latency that are kept: an error below one percent.
 const SIGNIFICANT_BITS: u32 = 7;
 
-/// Latencies in microseconds, each counted under its value without what is below its significant bits.
+/// Latencies in nanoseconds, each counted under its value without what is below its significant bits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram(BTreeMap<u64, u64>);
 
 impl Histogram {
     /// Counts a latency.
     pub fn add(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let excess = (u64::BITS - micros.leading_zeros()).saturating_sub(SIGNIFICANT_BITS);
-        *self.0.entry(micros >> excess << excess).or_default() += 1;
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let excess = (u64::BITS - nanos.leading_zeros()).saturating_sub(SIGNIFICANT_BITS);
+        *self.0.entry(nanos >> excess << excess).or_default() += 1;
     }
 
     /// Adds what another one has counted.
     pub fn merge(&mut self, other: &Self) {
-        for (micros, count) in &other.0 {
-            *self.0.entry(*micros).or_default() += count;
+        for (nanos, count) in &other.0 {
+            *self.0.entry(*nanos).or_default() += count;
         }
     }
 
@@ -46,13 +46,18 @@ impl Histogram {
             seen += **count;
             seen >= rank
         });
-        Duration::from_micros(at_rank.map_or(0, |(micros, _)| *micros))
+        Duration::from_nanos(at_rank.map_or(0, |(nanos, _)| *nanos))
+    }
+
+    /// Each latency that was counted, in nanoseconds, and how often.
+    pub fn counts(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(nanos, count)| (*nanos, *count))
     }
 
     /// The longest one.
     #[must_use]
     pub fn longest(&self) -> Duration {
-        Duration::from_micros(self.0.last_key_value().map_or(0, |(micros, _)| *micros))
+        Duration::from_nanos(self.0.last_key_value().map_or(0, |(nanos, _)| *nanos))
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../../agent/build/ebpf.rs"]
 mod ebpf;
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod demo;
@@ -50,6 +51,8 @@ enum Command {
     Memcheck,
     /// Build the container image of this machine's architecture, and its bill of materials.
     Image(image::Options),
+    /// Measure the agent: `serve` (answers, beside the floor and rivals), `kernel` (programs), `scale` (many pods).
+    Bench(bench::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
     /// Render the chart into the plain manifest below deploy/kustomize.
@@ -81,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Memcheck => memcheck::run(),
         Command::Image(options) => image::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Mutants => mutants::run(),
         Command::Manifest => manifest::run(),
         Command::ClientsDir => kit::print_directory(&kit::Kit::clients()?),

@@ -20,7 +20,7 @@ const TESTS: [&str; 8] = [
 ];
 
 pub(crate) fn run() -> Result<()> {
-    setup::ensure_program("valgrind", "valgrind")?;
+    setup::ensure()?;
     let valgrind = process::find("valgrind").context("valgrind is not in PATH")?;
     let runner = format!("{} --quiet --error-exitcode=1 --errors-for-leak-kinds=none", valgrind.display());
     let mut cargo = process::cargo(&["test", "--locked", "-p", "pod-identity-agent", "--lib", "--"]);

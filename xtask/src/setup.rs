@@ -68,15 +68,6 @@ fn carry_out(steps: Vec<Step>) -> Result<()> {
     Toolchain::find().map(drop).map_err(|failure| anyhow::anyhow!("after setup: {failure}"))
 }
 
-/// Installs a program that only some commands start.
-pub(crate) fn ensure_program(program: &str, package: &'static str) -> Result<()> {
-    if process::find(program).is_some() {
-        return Ok(());
-    }
-    packages::installable(&[package])?;
-    process::timed(&format!("install Debian's package {package}"), || packages::install(&[package])).0
-}
-
 fn plan(tests: bool) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
 

@@ -5,15 +5,13 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{check, fuzz, image, kit::Kit, memcheck, process, setup};
+use crate::{bench, check, fuzz, image, kit::Kit, memcheck, process, setup};
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
 
 /// For each fuzz target, in full size.
 const A_MINUTE: Duration = Duration::from_mins(1);
-/// Tells the tests which agent to run.
-const AGENT: &str = "POD_IDENTITY_AGENT_BIN";
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -43,6 +41,8 @@ enum Tier {
     Attacks,
     /// Pods at their worst, and what the others notice of it; one test at a time. Needs root.
     Abuse,
+    /// Instructions of a cached answer and of the programs against a budget, with the agent as it is released. Needs root.
+    Budget,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
     /// The container image, and its program on the node tier's nodes. Takes minutes to build: without a name only with
@@ -60,13 +60,14 @@ impl Tier {
             Self::Node => "node",
             Self::Attacks => "attacks",
             Self::Abuse => "abuse",
+            Self::Budget => "budget",
             Self::Sdk => "sdk",
             Self::Image => "image",
         }
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Sdk | Self::Image)
+        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Budget | Self::Sdk | Self::Image)
     }
 }
 
@@ -99,35 +100,33 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
     match tier {
         Tier::Check => check::run(),
         Tier::Unit => {
-            run_tests(&["--workspace", "--lib", "--bins"], &[], options)?;
+            run_tests(&["--workspace", "--lib", "--bins"], &[], None, options)?;
             if options.full { memcheck::run() } else { Ok(()) }
         }
         Tier::Fuzz => fuzz::all(if options.full { fuzz::Size::Long(A_MINUTE) } else { fuzz::Size::Smoke }, None),
-        Tier::Deploy => run_tests(&["--workspace", "--test", tier.name()], &[], options),
-        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Sdk => {
+        Tier::Deploy => run_tests(&["--workspace", "--test", tier.name()], &[], None, options),
+        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Budget | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-            // What measures has the machine for itself, and shows what it measured.
-            let alone: &[&str] = if tier == Tier::Abuse { &["--test-threads=1", "--nocapture"] } else { &[] };
-            run_tests(&["--workspace", "--test", tier.name()], alone, options)
+            // What measures has the machine for itself and the agent as it is released, and shows what it measured.
+            let measures = matches!(tier, Tier::Abuse | Tier::Budget);
+            let alone: &[&str] = if measures { &["--test-threads=1", "--nocapture"] } else { &[] };
+            let agent = measures.then(bench::release_agent).transpose()?;
+            run_tests(&["--workspace", "--test", tier.name()], alone, agent.as_deref(), options)
         }
         Tier::Image => {
             let program = image::program()?;
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-            run_tests_with(&["--workspace", "--test", Tier::Node.name()], &[], options, Some(&program))
+            run_tests(&["--workspace", "--test", Tier::Node.name()], &[], Some(&program), options)
         }
     }
 }
 
-fn run_tests(selection: &[&str], harness: &[&str], options: &Options) -> Result<()> {
-    run_tests_with(selection, harness, options, None)
-}
-
-/// Runs tests, on an agent other than the one that lies beside them if one is given.
-fn run_tests_with(selection: &[&str], harness: &[&str], options: &Options, agent: Option<&Path>) -> Result<()> {
+/// With this agent, or the one that lies beside the tests.
+fn run_tests(selection: &[&str], harness: &[&str], agent: Option<&Path>, options: &Options) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
-    cargo.envs(agent.map(|agent| (AGENT, agent)));
+    cargo.envs(agent.map(|agent| (bench::AGENT, agent)));
     cargo.args(selection);
     for kit in Kit::all()? {
         let (variable, directory) = kit.variable();

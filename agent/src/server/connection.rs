@@ -1,7 +1,7 @@
 //! One connection: attested, admitted under its pod's limits, served until it is idle, old, or its pod has ended.
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::TcpStream,
     pin::pin,
     sync::{
         Arc,
@@ -20,12 +20,12 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Context, metered::Metered, record, route};
+use super::{Context, metered::Metered, record, route, stream::Stream};
 use crate::{
-    attestation::{CLOSE_WAIT, Caller, ESTABLISHED, Evidence, Unattested},
+    attestation::{CLOSE_WAIT, Caller, ESTABLISHED, Ends, Evidence, Unattested},
     namespace::Namespace,
     pods::Admission,
     refusal::Refusal,
@@ -49,12 +49,10 @@ const MAX_HEAD_BYTES: usize = 32 * 1024;
 const MAX_HEADERS: usize = 64;
 
 /// Serves an accepted connection.
-pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn handle(context: Arc<Context>, namespace: Arc<Namespace>, stream: TcpStream, ends: Ends) {
     let accepted = Instant::now();
     context.metrics.connections_accepted.inc();
-    // Without its own address the socket is dead already.
-    let Ok(local) = stream.local_addr() else { return namespace.pay(accepted.into_std()) };
-    match context.attestor.attest(&namespace, &stream, peer, local).await {
+    match context.attestor.attest(&namespace, &stream, ends).await {
         Ok(caller) => {
             bill(&namespace, caller.pod().share(), accepted);
             admit(context, namespace, stream, caller, accepted).await;
@@ -131,7 +129,7 @@ pub(super) async fn serve_caller(
                 async move {
                     let (context, namespace, caller, requests) = &*shared;
                     let _request = requests.begin();
-                    Ok::<_, Infallible>(route::answer(context, namespace, caller, &request).await)
+                    Ok::<_, Infallible>(route::answer(context, namespace, caller, request).await)
                 }
             });
             if serve(&context, stream, service, &requests, caller.pod().ended()).await == End::NotHttp {
@@ -236,7 +234,7 @@ where
         .max_header_size(MAX_HEAD_BYTES)
         .max_buf_size(MAX_HEAD_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Stream::from(stream)), service);
     let mut closing = false;
     // One timer for the connection, looked at when it fires: none is set or reset for a request.
     let mut timer = requests.deadline();
@@ -273,8 +271,11 @@ where
 }
 
 /// Ends a connection without another byte, and without what it has sent being read.
-fn reset(stream: TcpStream) {
-    // With a linger of zero the close sends a reset.
-    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+fn reset(stream: impl Into<Stream>) {
+    let stream = stream.into();
+    if let Some(socket) = stream.socket() {
+        // With a linger of zero the close sends a reset.
+        let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+    }
     drop(stream);
 }

@@ -123,6 +123,7 @@ impl Endpoint {
         let Admission::Serve(permit) = caller.pod().admit() else { return Err(io::ErrorKind::Other.into()) };
         let (mut client, accepted) = pair()?;
         let (context, namespace) = (Arc::clone(&self.context), Arc::clone(&self.namespace));
+        let accepted = accepted.into_std()?;
         let served = serve_caller(context, namespace, accepted, caller, Instant::now(), Admission::Serve(permit));
         let (mut reader, mut writer) = client.split();
         let sending = async {

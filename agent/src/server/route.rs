@@ -30,13 +30,13 @@ pub(super) async fn answer<B>(
     context: &Context,
     namespace: &Namespace,
     caller: &Caller,
-    request: &Request<B>,
+    request: Request<B>,
 ) -> Response<Full<Bytes>> {
     let started = Instant::now();
-    match grant(context, caller, request, started).await {
+    match grant(context, caller, &request, started).await {
         Ok((issued, kind)) => {
             record::granted(context, caller, &issued, kind, started.elapsed());
-            ok(issued.body.clone())
+            ok(issued.body.clone(), request)
         }
         Err(refusal) => {
             record::refused(context, namespace, caller.into(), &refusal, started.elapsed());
@@ -126,9 +126,13 @@ async fn obtain(
     }
 }
 
-fn ok(body: Bytes) -> Response<Full<Bytes>> {
+/// The answer's headers take the place of the request's: the protocol keeps the table for the next request of the
+/// connection, so that none is made for each.
+fn ok<B>(body: Bytes, request: Request<B>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     let headers = response.headers_mut();
+    *headers = request.into_parts().0.headers;
+    headers.clear();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -10,7 +10,7 @@ use crate::process;
 const COMPILER: (&str, &str) = ("cc", "gcc");
 
 /// Programs that the tests start, and their packages.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     // Shows programs and maps.
     ("bpftool", "bpftool"),
     // Network namespaces of nodes and pods; sockets in them.
@@ -20,6 +20,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("tcpdump", "tcpdump"),
+    // Counts instructions.
+    ("valgrind", "valgrind"),
     // Ways into namespaces that keep the cgroup mount in sight.
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),

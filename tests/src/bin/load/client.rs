@@ -115,9 +115,15 @@ impl Client {
 fn status_if_whole(answer: &[u8]) -> Option<u16> {
     let head_ends = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(answer.get(..head_ends)?).ok()?;
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    let length = head.lines().find_map(content_length).unwrap_or(0);
     let status = head.get(9..12)?.parse().ok()?;
     (answer.len() >= head_ends + length).then_some(status)
+}
+
+/// Other agents write the name otherwise.
+fn content_length(line: &str) -> Option<usize> {
+    let (name, value) = line.split_once(':')?;
+    name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
 }
 
 pub(crate) fn name(errno: Errno) -> &'static str {

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 mod client;
 mod run;
@@ -38,9 +39,15 @@ pub(crate) struct Args {
     /// For how long to ask
     #[arg(long, default_value_t = 1000)]
     pub(crate) for_ms: u64,
+    /// How often to ask at most
+    #[arg(long)]
+    pub(crate) requests: Option<u64>,
     /// A request without an answer has failed after this time
     #[arg(long, default_value_t = 5000)]
     pub(crate) timeout_ms: u64,
+    /// The processor to run on
+    #[arg(long)]
+    pub(crate) processor: Option<usize>,
 }
 
 /// What requests are made on.
@@ -62,7 +69,13 @@ impl Args {
 }
 
 fn main() -> Result<()> {
-    let report = run::run(&Args::parse())?;
+    let args = Args::parse();
+    if let Some(processor) = args.processor {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        sched_setaffinity(None, &set)?;
+    }
+    let report = run::run(&args)?;
     writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
     Ok(())
 }

@@ -55,6 +55,8 @@ struct Run<'a> {
     /// Clients that wait for their next request to be due, the earliest on top.
     waiting: BinaryHeap<Reverse<(Instant, usize)>>,
     busy: usize,
+    /// Requests that may still be started.
+    left: u64,
     report: Report,
 }
 
@@ -75,17 +77,19 @@ impl<'a> Run<'a> {
             .collect();
         let waiting = clients.iter().enumerate().map(|(number, client)| Reverse((client.due, number))).collect();
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { args, epoll, clients, waiting, busy: 0, report: Report::default() })
+        let left = args.requests.unwrap_or(u64::MAX);
+        Ok(Self { args, epoll, clients, waiting, busy: 0, left, report: Report::default() })
     }
 
     /// Starts what is due. After the end nothing is started, and what was due by then counts as well.
     fn start_due(&mut self, now: Instant, ends: Instant) {
         while let Some(&Reverse((due, number))) = self.waiting.peek() {
-            if due > now || due >= ends {
+            if due > now || due >= ends || self.left == 0 {
                 break;
             }
             self.waiting.pop();
             self.busy += 1;
+            self.left -= 1;
             let Some(client) = self.clients.get_mut(number) else { continue };
             let started = client.start(self.args.to, now).and_then(|is_new| {
                 if is_new && let Some(socket) = client.socket() {
@@ -150,7 +154,7 @@ impl<'a> Run<'a> {
 
     /// How long to wait for events; `None` when all is done.
     fn next(&self, now: Instant, ends: Instant) -> Option<Duration> {
-        let due = self.waiting.peek().map(|Reverse((due, _))| *due).filter(|due| *due < ends);
+        let due = self.waiting.peek().map(|Reverse((due, _))| *due).filter(|due| *due < ends && self.left > 0);
         match due {
             None if self.busy == 0 => None,
             None => Some(LOOK_FOR_LATE),
