@@ -1,4 +1,5 @@
-//! Programs and maps of a running agent as the kernel shows them to root, and the few things that benchmarks do with them.
+//! Programs and maps of a running agent as the kernel shows them to root, programs of somebody else, and the few things
+//! that benchmarks and attackers do with them.
 //!
 //! Layouts: `include/uapi/linux/bpf.h`.
 use std::{
@@ -15,11 +16,16 @@ const PROG_GET_FD_BY_ID: u32 = 13;
 const MAP_GET_FD_BY_ID: u32 = 14;
 const OBJ_GET_INFO_BY_FD: u32 = 15;
 const LINK_CREATE: u32 = 28;
+const LINK_UPDATE: u32 = 29;
+const LINK_GET_FD_BY_ID: u32 = 30;
 
 const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const CGROUP_INET4_CONNECT: u32 = 10;
 /// Linux 5.14; newer than libc's constants.
 const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// `r0 = 1; exit`: lets every connection pass.
+pub const PASS: &[u64] = &[0x0000_0001_0000_00b7, 0x95];
 
 /// `union bpf_attr` as words; its commands here use no more.
 type Attributes = [u64; 16];
@@ -77,26 +83,41 @@ impl Program {
         })
     }
 
-    /// A program for `connect` that lets everything through: what any program costs.
+    /// A program for `connect4` that lets everything through: what any program costs.
     pub fn empty() -> Result<Self> {
-        // r0 = 1; exit
-        let instructions: [u64; 2] = [0x0000_0001_0000_00b7, 0x95];
-        let licence = c"GPL";
-        let mut attributes = Attributes::default();
-        attributes[0] = u64::from(PROG_TYPE_CGROUP_SOCK_ADDR) | 2 << 32;
-        attributes[1] = instructions.as_ptr() as u64;
-        attributes[2] = licence.as_ptr() as u64;
-        // expected_attach_type is the second half of the word at 64.
-        attributes[8] = u64::from(CGROUP_INET4_CONNECT) << 32;
-        Self::of(owned(bpf(PROG_LOAD, &mut attributes).context("load an empty program")?))
+        Self::connect4(PASS)
     }
 
-    /// Attaches it to a cgroup's `connect4`.
-    pub fn attach_connect4(&self, cgroup: impl AsFd) -> Result<Link> {
+    /// A program for `connect4` of these instructions, called `foreign`.
+    pub fn connect4(instructions: &[u64]) -> Result<Self> {
+        let licence = c"GPL";
+        let mut attributes = Attributes::default();
+        attributes[0] = u64::from(PROG_TYPE_CGROUP_SOCK_ADDR) | (instructions.len() as u64) << 32;
+        attributes[1] = instructions.as_ptr() as u64;
+        attributes[2] = licence.as_ptr() as u64;
+        attributes[6] = u64::from_le_bytes(*b"foreign\0");
+        // expected_attach_type is the second half of the word at 64.
+        attributes[8] = u64::from(CGROUP_INET4_CONNECT) << 32;
+        Self::of(owned(bpf(PROG_LOAD, &mut attributes).context("load a program")?))
+    }
+
+    /// Attaches it to a cgroup's `connect4`; the flags say before which others.
+    pub fn attach_connect4(&self, cgroup: impl AsFd, flags: u32) -> Result<Link> {
         let mut attributes = Attributes::default();
         attributes[0] = word_of(self.fd.as_fd(), cgroup.as_fd());
-        attributes[1] = u64::from(CGROUP_INET4_CONNECT);
+        attributes[1] = u64::from(CGROUP_INET4_CONNECT) | u64::from(flags) << 32;
         Ok(Link(owned(bpf(LINK_CREATE, &mut attributes).with_context(|| format!("attach {}", self.name))?)))
+    }
+}
+
+impl Program {
+    /// Puts it in the place of the program of a link, whoever holds that.
+    pub fn replace(&self, link_id: u32) -> Result<()> {
+        let link = fd_by_id(LINK_GET_FD_BY_ID, link_id)?;
+        let mut attributes = Attributes::default();
+        attributes[0] = word_of(link.as_fd(), self.fd.as_fd());
+        bpf(LINK_UPDATE, &mut attributes).context("put another program in a link")?;
+        Ok(())
     }
 }
 

@@ -206,7 +206,7 @@ impl<'a> Bench<'a> {
     }
 
     fn attach(&self) -> Result<[Link; 2]> {
-        Ok([self.connect4.attach_connect4(&self.ours_cgroup)?, self.empty.attach_connect4(&self.empty_cgroup)?])
+        Ok([self.connect4.attach_connect4(&self.ours_cgroup, 0)?, self.empty.attach_connect4(&self.empty_cgroup, 0)?])
     }
 
     fn udp_connects(&self, place: Option<Place>, to: SocketAddr) -> Result<f64> {
