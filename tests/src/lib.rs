@@ -9,6 +9,7 @@ pub mod aws;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
+pub mod containers;
 pub mod eks_auth;
 pub mod foreign;
 pub mod host;

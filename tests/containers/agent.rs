@@ -1,0 +1,41 @@
+//! The agent itself in a container, from an image of its program alone, with what the chart's restricted mode gives it.
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use pod_identity_tests::{
+    client::Client,
+    containers::{AgentPod, Containerd},
+};
+
+use crate::common::{must_be_granted, must_be_refused, node};
+
+/// `NET_BIND_SERVICE`, `SYS_PTRACE`, `SYS_ADMIN`, `DAC_READ_SEARCH` as bits of include/uapi/linux/capability.h.
+const RESTRICTED: u64 = 1 << 10 | 1 << 19 | 1 << 21 | 1 << 2;
+
+#[test]
+fn it_finds_the_pods_cgroups_by_itself_and_serves() -> Result<()> {
+    let node = node()?;
+    let runtime = Containerd::start(&node)?;
+    let early = runtime.pod(&node, "early")?;
+    let agent = AgentPod::start(&runtime, &node)?;
+    agent.probe()?;
+
+    // The chart's restricted mode, and not what this machine gives to root.
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()?))?;
+    let permitted = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).context("no CapPrm")?;
+    let permitted = u64::from_str_radix(permitted.trim(), 16)?;
+    ensure!(permitted != 0 && permitted & !RESTRICTED == 0, "the agent has capabilities {permitted:x}");
+
+    let late = runtime.pod(&node, "late")?;
+    let host = runtime.host_network_pod(&node, "host")?;
+    for pod in [&early, &late, &host] {
+        let key = must_be_granted(&pod.credentials()?).with_context(|| agent.log_text().unwrap_or_default())?;
+        ensure!(pod.sdk_credentials()? == key);
+        ensure!(node.eks_auth().calls_for(pod.kubelet_part().uid())? == 1);
+    }
+    must_be_refused(&late.ask(&Client::with_token(early.kubelet_part().token()))?, 403)?;
+    early.remove()?;
+    late.remove()?;
+    host.remove()?;
+    agent.remove()
+}
