@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail, ensure};
-use pod_identity_tests::{client::Client, containers::CriPod, http1, process::eventually, sockets};
+use pod_identity_tests::{client::Client, containers::CriPod, host, http1, process::eventually, sockets};
 use rustix::net::connect;
 
 use crate::common::{World, must_be_granted, must_be_refused};
@@ -21,7 +21,9 @@ const LATEST: Duration = Duration::from_secs(1);
 
 const SOON: Duration = Duration::from_secs(5);
 
-const ROUNDS: usize = 5;
+fn rounds() -> usize {
+    if host::full_size() { 50 } else { 5 }
+}
 
 /// A connection to the agent on a socket that a container made, in this process's hands: it outlives the container.
 fn connection_of(pod: &mut CriPod<'_>) -> Result<TcpStream> {
@@ -56,7 +58,7 @@ fn must_be_prompt(what: &str, mut times: Vec<Duration>) -> Result<()> {
 fn connections_are_reset() -> Result<()> {
     let world = World::new()?;
     let mut resets = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let mut pod = world.runtime.host_network_pod(&world.node, "ending")?;
         let token = pod.kubelet_part().token().to_owned();
         let stream = connection_of(&mut pod)?;
@@ -82,7 +84,7 @@ fn credentials_are_served_no_more() -> Result<()> {
     let world = World::new()?;
     let other = world.runtime.pod(&world.node, "other")?;
     let mut forgotten = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         let mut pod = world.runtime.pod(&world.node, "ending")?;
         must_be_granted(&pod.credentials()?)?;
         let known = world.agent.metric("pod_identity_pods")?;

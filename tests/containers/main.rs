@@ -3,4 +3,5 @@ mod agent;
 mod applications;
 mod common;
 mod ends;
+mod leftovers;
 mod starts;

@@ -1,7 +1,7 @@
 //! The agent as a container of a pod, from an image of its program alone, with what the chart's restricted mode gives.
 use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{Containerd, CriPod, image::Image, messages, pod};
 use crate::{
@@ -49,6 +49,7 @@ impl<'a> AgentPod<'a> {
         let container = pod.start_with("agent", configuration(node, &run_dir, namespaces))?;
         let agent = Self { pod, container, run_dir };
         let ready = eventually("the agent to be ready", BECOMES_READY, || {
+            ensure!(agent.pid().is_ok(), "it ended");
             Ok(agent.admin("/readyz").is_ok_and(|response| response.status == 200).then_some(()))
         });
         ready.with_context(|| agent.container.output().unwrap_or_default())?;

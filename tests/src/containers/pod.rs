@@ -235,10 +235,16 @@ impl<'a> CriPod<'a> {
         self.shared.join(name)
     }
 
-    /// The first processes of a container, found in the cgroup2 directory that the runtime must have made for it.
+    /// The processes of a container, found in the cgroup2 directory that the runtime must have made for it.
     pub fn processes_of(&self, container: &Container) -> Result<Vec<u32>> {
         let text = fs::read_to_string(self.pod.cgroup().dir().join(&container.id).join("cgroup.procs"))?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Its containers, in the order in which they were started.
+    #[must_use]
+    pub fn containers(&self) -> &[Container] {
+        &self.containers
     }
 
     fn network(&self) -> i32 {
