@@ -12,6 +12,11 @@ use crate::common::{must_be_granted, must_be_refused, node};
 /// `NET_BIND_SERVICE`, `SYS_PTRACE`, `SYS_ADMIN`, `DAC_READ_SEARCH` as bits of include/uapi/linux/capability.h.
 const RESTRICTED: u64 = 1 << 10 | 1 << 19 | 1 << 21 | 1 << 2;
 
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    let found = status.lines().find_map(|line| line.strip_prefix(name));
+    Ok(found.with_context(|| format!("/proc shows no {name}"))?.trim())
+}
+
 #[test]
 fn it_finds_the_pods_cgroups_by_itself_and_serves() -> Result<()> {
     let node = node()?;
@@ -24,7 +29,7 @@ fn it_finds_the_pods_cgroups_by_itself_and_serves() -> Result<()> {
     // still in the set that bounds it: to take from that needs a right that it does not have.
     let of_process = |file: &str| Ok::<_, anyhow::Error>(fs::read_to_string(format!("/proc/{}/{file}", agent.pid()?))?);
     let status = of_process("status")?;
-    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("no CapBnd")?.trim();
+    let bounding = field(&status, "CapBnd:")?;
     ensure!(u64::from_str_radix(bounding, 16)? == RESTRICTED, "the agent's container has capabilities {bounding}");
     let mounts = of_process("mountinfo")?;
     let root =
@@ -43,5 +48,12 @@ fn it_finds_the_pods_cgroups_by_itself_and_serves() -> Result<()> {
     early.remove()?;
     late.remove()?;
     host.remove()?;
-    agent.remove()
+    agent.remove()?;
+
+    // The runtime's default filter lies below those that an agent sets for itself anywhere.
+    let filters = |status: &str| Ok::<u32, anyhow::Error>(field(status, "Seccomp_filters:")?.parse()?);
+    let plain = node.agent()?;
+    let elsewhere = fs::read_to_string(format!("/proc/{}/status", plain.pid()))?;
+    ensure!(filters(&status)? == filters(&elsewhere)? + 1, "the container has no filter of the runtime's");
+    Ok(())
 }
