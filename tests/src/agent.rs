@@ -188,10 +188,7 @@ impl Agent {
 
     /// Asks its admin socket.
     pub fn admin(&self, path: &str) -> Result<http1::Response> {
-        let mut stream = UnixStream::connect(self.run_dir.join("admin.sock")).context("no admin socket")?;
-        stream.set_read_timeout(Some(ANSWERS))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
-        http1::read_response(&mut BufReader::new(stream), false)
+        ask_admin(&self.run_dir, path)
     }
 
     /// Asks an address in the node's namespace, as the kubelet and Prometheus do.
@@ -311,4 +308,12 @@ impl Agent {
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.process.wait(timeout)
     }
+}
+
+/// Asks the admin socket of the agent that has this directory.
+pub(crate) fn ask_admin(run_dir: &Path, path: &str) -> Result<http1::Response> {
+    let mut stream = UnixStream::connect(run_dir.join("admin.sock")).context("no admin socket")?;
+    stream.set_read_timeout(Some(ANSWERS))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
+    http1::read_response(&mut BufReader::new(stream), false)
 }

@@ -75,7 +75,8 @@ pub(crate) fn remove_tree(dir: &Path) -> Result<()> {
     remove_below(dir)
 }
 
-fn remove_below(dir: &Path) -> Result<()> {
+/// Removes a tree of cgroups without processes.
+pub(crate) fn remove_below(dir: &Path) -> Result<()> {
     let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_below(&entry.path())?;
@@ -99,7 +100,19 @@ impl CgroupTree {
 impl Drop for CgroupTree {
     fn drop(&mut self) {
         let _ = remove_tree(&self.0.0);
+        if let Some(name) = self.0.0.file_name() {
+            for mount in v1_mounts() {
+                let _ = remove_below(&mount.join(name));
+            }
+        }
     }
+}
+
+/// Where hierarchies of cgroup v1 are mounted, if the machine is a hybrid: a runtime makes the same cgroups there.
+pub(crate) fn v1_mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let lines = mounts.lines().filter(|line| line.contains(" - cgroup "));
+    lines.filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect()
 }
 
 impl Cgroup {

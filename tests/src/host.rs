@@ -72,6 +72,11 @@ fn sweep() {
             let _ = cgroup::remove_tree(&mount.join(name));
         }
     }
+    for mount in cgroup::v1_mounts() {
+        for name in names(&mount) {
+            let _ = cgroup::remove_below(&mount.join(name));
+        }
+    }
     for name in names(Path::new(RUN_DIRS)) {
         remove_run_dir(&Path::new(RUN_DIRS).join(name));
     }

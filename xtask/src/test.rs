@@ -39,13 +39,15 @@ enum Tier {
     Node,
     /// Attacks on the agent and what comes of them, as a table. Needs root.
     Attacks,
+    /// Containers that containerd and runc make, driven over the CRI; the agent in one of them. Needs root.
+    Containers,
     /// Pods at their worst, and what the others notice of it; one test at a time. Needs root.
     Abuse,
     /// Instructions of a cached answer and of the programs against a budget, with the agent as it is released. Needs root.
     Budget,
     /// Real AWS SDKs and command line against the agent, moto and ministack. Needs root.
     Sdk,
-    /// The container image, and its program on the node tier's nodes. Takes minutes to build: without a name only with
+    /// The container image, and its program on the node tier's nodes and in containers. Takes minutes to build: without a name only with
     /// --full. Needs root.
     Image,
 }
@@ -59,6 +61,7 @@ impl Tier {
             Self::Deploy => "deploy",
             Self::Node => "node",
             Self::Attacks => "attacks",
+            Self::Containers => "containers",
             Self::Abuse => "abuse",
             Self::Budget => "budget",
             Self::Sdk => "sdk",
@@ -67,7 +70,10 @@ impl Tier {
     }
 
     const fn needs_root(self) -> bool {
-        matches!(self, Self::Node | Self::Attacks | Self::Abuse | Self::Budget | Self::Sdk | Self::Image)
+        matches!(
+            self,
+            Self::Node | Self::Attacks | Self::Containers | Self::Abuse | Self::Budget | Self::Sdk | Self::Image
+        )
     }
 }
 
@@ -105,7 +111,7 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
         }
         Tier::Fuzz => fuzz::all(if options.full { fuzz::Size::Long(A_MINUTE) } else { fuzz::Size::Smoke }, None),
         Tier::Deploy => run_tests(&["--workspace", "--test", tier.name()], &[], None, options),
-        Tier::Node | Tier::Attacks | Tier::Abuse | Tier::Budget | Tier::Sdk => {
+        Tier::Node | Tier::Attacks | Tier::Containers | Tier::Abuse | Tier::Budget | Tier::Sdk => {
             // The tests start the agent's binary, which cargo builds only for the agent's own tests. All targets of the
             // workspace, as in every other step: another selection has other features, and builds everything anew.
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
@@ -118,7 +124,8 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
         Tier::Image => {
             let program = image::program()?;
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
-            run_tests(&["--workspace", "--test", Tier::Node.name()], &[], Some(&program), options)
+            let tests = ["--workspace", "--test", Tier::Node.name(), "--test", Tier::Containers.name()];
+            run_tests(&tests, &[], Some(&program), options)
         }
     }
 }
@@ -145,9 +152,13 @@ fn summary(tiers: &[Tier], ran: &[(Tier, bool, Duration)]) -> Result<()> {
         let name = tier.name();
         match ran.iter().find(|(done, ..)| done == tier) {
             Some((_, passed, duration)) => {
-                println!("  {name:<7} {} {:>7.1} s", if *passed { "passed" } else { "FAILED" }, duration.as_secs_f64());
+                println!(
+                    "  {name:<10} {} {:>7.1} s",
+                    if *passed { "passed" } else { "FAILED" },
+                    duration.as_secs_f64()
+                );
             }
-            None => println!("  {name:<7} not run"),
+            None => println!("  {name:<10} not run"),
         }
     }
     if let Some((tier, ..)) = ran.iter().find(|(_, passed, _)| !passed) {

@@ -1,6 +1,6 @@
 //! What comes from Debian's packages.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -10,7 +10,7 @@ use crate::process;
 const COMPILER: (&str, &str) = ("cc", "gcc");
 
 /// Programs that the tests start, and their packages.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 14] = [
     // Shows programs and maps.
     ("bpftool", "bpftool"),
     // Network namespaces of nodes and pods; sockets in them.
@@ -28,6 +28,18 @@ const PROGRAMS: [(&str, &str); 11] = [
     // Makes the key of the tests' token issuer.
     ("openssl", "openssl"),
     ("python3", "python3"),
+    // Makes containers, of images with little else than one program.
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+];
+
+/// Files that the tests use, and their packages.
+const FILES: [(&str, &str); 2] = [
+    // Networks of containers.
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    // An SDK does not start without.
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
 ];
 
 /// Packages for what is not there: of the build, and of the tests too if `tests` says so.
@@ -39,9 +51,10 @@ pub(super) fn missing(tests: bool) -> Vec<&'static str> {
     if tests && process::output("python3", &["-c", "import ensurepip, venv"]).is_none() {
         packages.push("python3-venv");
     }
-    if !std::path::Path::new("/usr/include/stdlib.h").is_file() {
+    if !Path::new("/usr/include/stdlib.h").is_file() {
         packages.push("libc6-dev");
     }
+    packages.extend(FILES.iter().filter(|(file, _)| tests && !Path::new(file).is_file()).map(|(_, package)| *package));
     packages
 }
 
