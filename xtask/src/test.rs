@@ -117,7 +117,12 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
             process::run(&mut process::cargo(&["build", "--locked", "--workspace", "--all-targets"]))?;
             // What measures has the machine for itself and the agent as it is released, and shows what it measured.
             let measures = matches!(tier, Tier::Abuse | Tier::Budget);
-            let alone: &[&str] = if measures { &["--test-threads=1", "--nocapture"] } else { &[] };
+            let alone: &[&str] = match tier {
+                Tier::Abuse | Tier::Budget => &["--test-threads=1", "--nocapture"],
+                // 500 pods at once are a busy machine to whatever runs beside them.
+                Tier::Node if options.full => &["--test-threads=1"],
+                _ => &[],
+            };
             let agent = measures.then(bench::release_agent).transpose()?;
             run_tests(&["--workspace", "--test", tier.name()], alone, agent.as_deref(), options)
         }
