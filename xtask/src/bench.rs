@@ -21,16 +21,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     );
     setup::ensure()?;
     let agent = release_agent()?;
-    let (built, _) = process::timed("build what measures", || {
-        process::run(&mut process::cargo(&[
-            "build",
-            "--locked",
-            "-p",
-            "pod-identity-agent",
-            "-p",
-            "pod-identity-tests",
-        ]))
-    });
+    let (built, _) = process::timed("build what measures", process::build_programs);
     built?;
     let bench = env::current_exe()?.with_file_name("bench");
     ensure!(bench.is_file(), "{} was not built: run this as `cargo xtask bench`", bench.display());

@@ -20,17 +20,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "the demo makes network namespaces, cgroups and mounts and attaches programs, which needs root: run it as root"
     );
     setup::ensure()?;
-    process::timed("build", || {
-        process::run(&mut process::cargo(&[
-            "build",
-            "--locked",
-            "-p",
-            "pod-identity-agent",
-            "-p",
-            "pod-identity-tests",
-        ]))
-    })
-    .0?;
+    process::timed("build", process::build_programs).0?;
 
     // Cargo has put it beside this command. `cargo run` would build it once more: alone, it gets its dependencies with
     // fewer features.

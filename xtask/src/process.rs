@@ -67,3 +67,8 @@ fn line(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
+
+/// Builds the agent, and the programs that lie in the tests' package; cargo puts all of them beside this command.
+pub(crate) fn build_programs() -> Result<()> {
+    run(&mut cargo(&["build", "--locked", "-p", "pod-identity-agent", "-p", "pod-identity-tests"]))
+}

@@ -1,18 +1,15 @@
 //! The cluster's name, where nobody gave it: the node knows which cluster it has joined.
-use std::{fmt, io, time::Duration};
+use std::{fmt, io};
 
 use aws_config::{imds, provider_config::ProviderConfig};
 use tokio::time::timeout;
 
-use super::http::HttpClients;
+use super::{http::HttpClients, node_credentials::METADATA_TIMEOUT};
 use crate::config;
 
 mod documents;
 #[cfg(test)]
 mod tests;
-
-/// For one answer of the metadata service.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Instance tags that hold it: of EKS's managed nodes, of EKS itself, of Karpenter's.
 const TAGS: [&str; 3] = ["eks:cluster-name", "aws:eks:cluster-name", "eks:eks-cluster-name"];

@@ -30,7 +30,7 @@ const IGNORED_PREFIXES: [&str; 2] = ["AWS_CONTAINER_", "AWS_WEB_IDENTITY_"];
 
 /// A metadata service that does not answer (a hop limit of 1, another cloud) holds a fetch no longer than this. It
 /// answers within milliseconds otherwise.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The region and who tells it: environment, shared file, instance metadata.
 pub(super) async fn region(http: &HttpClients) -> Option<(Region, &'static str)> {

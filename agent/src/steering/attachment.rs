@@ -54,10 +54,7 @@ pub(super) enum Standing {
 
 impl Attachment {
     pub(super) fn new(hook: Hook, program: ProgramFd, kubepods: &File, order: Order) -> io::Result<Self> {
-        let (link, order) = match order {
-            Order::First => in_front(&program, kubepods, hook, PREORDER)?,
-            Order::AsTheyCome => (bpf::attach(&program, kubepods, hook.kind, 0)?, Order::AsTheyCome),
-        };
+        let (link, order) = attach(&program, kubepods, hook, order, PREORDER)?;
         Ok(Self { hook, program, link, order })
     }
 
@@ -101,28 +98,21 @@ impl Attachment {
     /// Attaches it again, before whatever is there if the kernel can do that. The old link goes after the new one has
     /// come, so that no connection passes between them.
     pub(super) fn renew(&mut self, kubepods: &File) -> io::Result<()> {
-        let (link, order) = match self.order {
-            Order::First => in_front(&self.program, kubepods, self.hook, PREORDER | BEFORE)?,
-            Order::AsTheyCome => (bpf::attach(&self.program, kubepods, self.hook.kind, 0)?, Order::AsTheyCome),
-        };
-        self.link = link;
-        self.order = order;
+        (self.link, self.order) = attach(&self.program, kubepods, self.hook, self.order, PREORDER | BEFORE)?;
         Ok(())
     }
 }
 
-/// Attaches with these flags, or with less where the kernel does not know them.
-fn in_front(program: &ProgramFd, kubepods: &File, hook: Hook, flags: u32) -> io::Result<(OwnedFd, Order)> {
-    let attempts = [(flags, Order::First), (PREORDER, Order::First), (0, Order::AsTheyCome)];
-    let mut unknown = io::Error::from(Errno::INVAL);
-    for (flags, order) in attempts {
+/// Attaches in this order; to be first with these flags, or with less where the kernel does not know them.
+fn attach(program: &ProgramFd, kubepods: &File, hook: Hook, order: Order, flags: u32) -> io::Result<(OwnedFd, Order)> {
+    let to_be_first: &[u32] = if order == Order::First { &[flags, PREORDER] } else { &[] };
+    for &flags in to_be_first {
         match bpf::attach(program, kubepods, hook.kind, flags) {
-            Ok(link) => return Ok((link, order)),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => unknown = error,
-            Err(error) => return Err(error),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {}
+            attached => return Ok((attached?, Order::First)),
         }
     }
-    Err(unknown)
+    Ok((bpf::attach(program, kubepods, hook.kind, 0)?, Order::AsTheyCome))
 }
 
 /// A program that may be gone by now.
