@@ -156,14 +156,14 @@ fn listen_on_first_free(address: std::net::IpAddr, ports: &RangeInclusive<u16>) 
     for port in ports.clone() {
         match listen(SocketAddr::new(address, port)) {
             Ok(listener) => return Ok(listener),
-            Err(Errno::ADDRINUSE) => {}
-            Err(errno) => return Err(OpenError::Socket { what: "listener", error: errno.into() }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(OpenError::Socket { what: "listener", error }),
         }
     }
     Err(OpenError::PortsTaken(ports.clone()))
 }
 
-fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -175,5 +175,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Errno> {
     }
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
+    // After it: to listen is what `tcp_fastopen` of the namespace can open the socket with.
+    sys::refuse_fast_open(&socket)?;
     Ok(socket.into())
 }

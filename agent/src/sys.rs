@@ -77,6 +77,24 @@ pub(crate) fn waiting_connections(listener: impl AsFd) -> io::Result<u32> {
     if written == size_of_val(&info) { Ok(waiting) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
+/// Has a listening socket take no connection before its handshake is done, whatever the namespace's `tcp_fastopen` says.
+///
+/// Until then the caller's own socket is half open for the kernel, and cannot be attested.
+pub(crate) fn refuse_fast_open(listener: impl AsFd) -> io::Result<()> {
+    let pending: libc::c_int = 0;
+    // SAFETY: `pending` is a live integer of the length given, and the descriptor is open.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_FASTOPEN,
+            (&raw const pending).cast(),
+            libc::c_int::LENGTH,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Reads what has come, without waiting. A socket that ends reads as nothing.
 pub(crate) fn receive(socket: impl AsFd, into: &mut ReadBuf<'_>) -> Result<(), Errno> {
     // SAFETY: the kernel writes to the bytes and reads none.
@@ -109,6 +127,9 @@ trait Integers {
 }
 impl Integers for u8 {
     const LENGTH: libc::socklen_t = 1;
+}
+impl Integers for libc::c_int {
+    const LENGTH: libc::socklen_t = 4;
 }
 impl Integers for u64 {
     const LENGTH: libc::socklen_t = 8;

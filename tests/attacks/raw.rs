@@ -16,6 +16,7 @@ use pod_identity_tests::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    net::SendFlags,
     net::sockopt::{set_socket_linger, set_socket_reuseaddr, socket_error},
 };
 
@@ -69,6 +70,17 @@ pub(crate) fn begin_to_connect(socket: OwnedFd, to: SocketAddr) -> Result<TcpStr
     match rustix::net::connect(&stream, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(stream),
         Err(errno) => Err(errno).context("cannot begin to connect"),
+    }
+}
+
+/// Begins to connect, with the first bytes in the SYN, where the namespace needs no cookie for that.
+pub(crate) fn begin_with(socket: OwnedFd, to: SocketAddr, first: &[u8]) -> Result<TcpStream> {
+    let stream = TcpStream::from(socket);
+    stream.set_nonblocking(true)?;
+    let fast_open = SendFlags::from_bits_retain(u32::try_from(libc::MSG_FASTOPEN)?);
+    match rustix::net::sendto(&stream, first, fast_open, &to) {
+        Ok(_) | Err(Errno::INPROGRESS) => Ok(stream),
+        Err(errno) => Err(errno).context("cannot begin to connect with a first byte"),
     }
 }
 

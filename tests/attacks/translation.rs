@@ -1,4 +1,9 @@
 //! Connections that come to the agent's listener by other ways than a pod's own connect.
+use std::{
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+};
+
 use anyhow::{Result, ensure};
 use pod_identity_tests::{client::Client, sockets::Maker};
 
@@ -8,7 +13,10 @@ use crate::{
     scene::{LISTENER, Scene, as_an_sdk, directly, granted, theft},
 };
 
-pub(crate) const ATTACKS: [Attack; 6] = [
+/// Client, server, data without a cookie either way, all listeners.
+const FAST_OPEN_FORCED: &str = "1543";
+
+pub(crate) const ATTACKS: [Attack; 7] = [
     Attack {
         name: "translation::dnat-and-route-localnet",
         attacker: "a pod, and one outside",
@@ -49,8 +57,7 @@ pub(crate) const ATTACKS: [Attack; 6] = [
         expected: Expected::Refused(&[FOREIGN_TOKEN]),
         run: |attack| {
             let scene = Scene::new()?;
-            // Client, server, data without a cookie either way, all listeners.
-            scene.thief.netns()?.sysctl("ipv4/tcp_fastopen", "1543")?;
+            scene.thief.netns()?.sysctl("ipv4/tcp_fastopen", FAST_OPEN_FORCED)?;
             theft(attack, &scene, |scene, client| scene.thief.tally(&client.clone().mode("tfo-sendto")))
         },
     },
@@ -60,7 +67,16 @@ pub(crate) const ATTACKS: [Attack; 6] = [
         capability: "NET_ADMIN",
         action: "leaves connections half open (drops the SYN-ACK), with the queue of its listener full of them",
         expected: Expected::Nothing("never accepted"),
-        run: half_open,
+        run: |_| half_open(raw::begin_to_connect),
+    },
+    Attack {
+        name: "translation::half-open-with-data",
+        attacker: "a pod",
+        capability: "NET_ADMIN",
+        action: "the same, with the first bytes in the SYN, and TCP Fast Open forced on all sockets without cookies",
+        expected: Expected::Nothing("never accepted"),
+        // Accepted at once otherwise, while the caller's own socket is half open: nobody's, and its request unread.
+        run: |_| half_open(|socket, to| raw::begin_with(socket, to, b"GET /v1/credentials HTTP/1.1\r\n")),
     },
 ];
 
@@ -140,11 +156,12 @@ fn from_outside(_: &Attack) -> Result<Outcome> {
     })
 }
 
-fn half_open(_: &Attack) -> Result<Outcome> {
+fn half_open(begin: fn(OwnedFd, SocketAddr) -> Result<TcpStream>) -> Result<Outcome> {
     let scene = Scene::new()?;
+    let netns = scene.thief.netns()?;
+    netns.sysctl("ipv4/tcp_fastopen", FAST_OPEN_FORCED)?;
     let agent = scene.agent()?;
     as_an_sdk(&scene.thief)?;
-    let netns = scene.thief.netns()?;
     netns.nft(
         "add table ip attack\nadd chain ip attack in { type filter hook input priority 0; }\n\
          add rule ip attack in iif lo tcp sport 706 tcp flags & (syn | ack) == syn | ack drop\n",
@@ -153,8 +170,7 @@ fn half_open(_: &Attack) -> Result<Outcome> {
     let books = Books::of(&agent)?;
     // More than its queue holds.
     let count = 2_000;
-    let begin = || raw::begin_to_connect(sockets.make()?, LISTENER.parse()?);
-    let sockets_held = (0..count).map(|_| begin()).collect::<Result<Vec<_>>>()?;
+    let sockets_held = (0..count).map(|_| begin(sockets.make()?, LISTENER.parse()?)).collect::<Result<Vec<_>>>()?;
     // Another pod does not notice.
     let control = granted(&scene.victim.tally(&scene.stolen().tries(CONTROL))?, "another pod meanwhile")?;
     let counted = books.since(&agent)?;
