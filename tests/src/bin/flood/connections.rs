@@ -1,5 +1,6 @@
 //! Connections without requests.
 use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
@@ -13,12 +14,16 @@ use crate::Args;
 
 /// A connection that is being made; `None` when the kernel refuses at once.
 pub(crate) fn open(args: &Args) -> Option<OwnedFd> {
-    let family = if args.to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    connect(args.to)
+}
+
+fn connect(to: SocketAddr) -> Option<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None).ok()?;
     // Its end is a reset: nothing waits out its time, so there are ports without end.
     let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
-    match rustix::net::connect(&socket, &args.to) {
+    match rustix::net::connect(&socket, &to) {
         Ok(()) | Err(Errno::INPROGRESS) => Some(socket),
         Err(_) => None,
     }
@@ -34,6 +39,20 @@ pub(crate) fn connects(args: &Args, ends: Instant) -> u64 {
     let mut attempts = 0;
     while Instant::now() < ends {
         drop(open(args));
+        attempts += 1;
+    }
+    attempts
+}
+
+/// Makes connections to a listener of its own on the loopback address of the same kind, and resets each at once.
+pub(crate) fn own_connects(args: &Args, ends: Instant) -> u64 {
+    let loopback = if args.to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let Ok(listener) = TcpListener::bind(SocketAddr::new(loopback, 0)) else { return 0 };
+    let (Ok(()), Ok(to)) = (listener.set_nonblocking(true), listener.local_addr()) else { return 0 };
+    let mut attempts = 0;
+    while Instant::now() < ends {
+        drop(connect(to));
+        drop(listener.accept());
         attempts += 1;
     }
     attempts

@@ -1,5 +1,5 @@
 //! One pod's process at its worst: threads that never sleep, each doing one harmful thing as fast as it can; and the
-//! control, threads that only burn the same processor time. Prints what it did as JSON.
+//! controls, threads that burn the same processor time and do not touch the agent. Prints what it did as JSON.
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
@@ -59,6 +59,8 @@ enum Kind {
     Slow,
     /// Connections that are made and reset
     Connects,
+    /// The same with a listener of its own, which takes and drops them: as much for the kernel, nothing for the agent
+    OwnConnects,
     /// Connections on which nothing is sent, replaced when they end
     Idle,
     /// Network namespaces, and a connection in each
@@ -84,6 +86,7 @@ fn main() -> Result<()> {
                 Kind::Bytes => talk::bytes(&args, Duration::ZERO, ends),
                 Kind::Slow => talk::bytes(&args, Duration::from_secs(1), ends),
                 Kind::Connects => connections::connects(&args, ends),
+                Kind::OwnConnects => connections::own_connects(&args, ends),
                 Kind::Idle => connections::idle(&args, ends),
                 Kind::Namespaces => namespaces::make(&args, ends),
                 Kind::Misses => namespaces::misses(&args, ends),
