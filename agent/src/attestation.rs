@@ -165,11 +165,11 @@ impl Attestor {
         accepted: impl AsFd,
         Ends { peer, local }: Ends,
     ) -> Result<Caller, Unattested> {
-        let mut evidence = Evidence::default();
-        let info = namespace.diag.lookup(peer, local);
-        let info = info.map_err(|error| Unattested::Refused(self.unanswered(&error), evidence))?;
-        evidence = Evidence { cgroup: info.cgroup, user: Some(info.uid), ..evidence };
-        let cgroup = check(&info, peer, local).map_err(|refusal| Unattested::Refused(refusal, evidence))?;
+        // Without evidence: a socket that does not pass the check may be anybody's, and nobody is to be blamed for it.
+        let nobody = |refusal| Unattested::Refused(refusal, Evidence::default());
+        let info = namespace.diag.lookup(peer, local).map_err(|error| nobody(self.unanswered(&error)))?;
+        let cgroup = check(&info, peer, local).map_err(nobody)?;
+        let mut evidence = Evidence { cgroup: Some(cgroup), user: Some(info.uid), ..Evidence::default() };
         // After the look-up, not before: a second socket, bound to the loopback device, can take over this 4-tuple,
         // but only once the accepted socket has died. As long as that lives, the answer was about its peer. The same goes
         // for a caller that resets its connection and leaves the port to somebody else before this is reached.
