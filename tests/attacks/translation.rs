@@ -114,6 +114,8 @@ fn hidden_source(attack: &Attack) -> Result<Outcome> {
 
 fn direct(attack: &Attack) -> Result<Outcome> {
     let scene = Scene::new()?;
+    // Each connection that ends keeps its port for a minute, and two of the ways have their ports of one address.
+    scene.thief.netns()?.sysctl("ipv4/ip_local_port_range", "1024 65535")?;
     let agent = scene.agent()?;
     let ways = |client: Client| {
         let from = |address: &str| directly(client.clone()).mode("bound").arg("--bind", address);
