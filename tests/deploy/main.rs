@@ -4,6 +4,7 @@ mod alerts;
 mod chart;
 mod daemonset;
 mod dashboard;
+mod examples;
 mod manifest;
 mod metrics;
 mod monitors;
