@@ -8,4 +8,5 @@ mod helm_test;
 mod pictures;
 mod refetches;
 mod refused;
+mod walkthrough;
 mod world;
