@@ -8,5 +8,6 @@ mod examples;
 mod manifest;
 mod metrics;
 mod monitors;
+mod readme;
 mod tools;
 mod wrong_values;
