@@ -22,7 +22,7 @@ mod values;
 pub use args::HostNetworkPods;
 pub use server::{Misconfigured, ServerConfig, Steer, TARGET_V4, TARGET_V6, is_cluster_name};
 
-use args::{AnswerArgs, Args, AuditArgs, CommandArgs, CompletionsArgs, DoctorArgs, FlushArgs};
+use args::{AnswerArgs, Args, AuditArgs, CommandArgs, CompletionsArgs, DoctorArgs, FlushArgs, PlaceArgs};
 
 /// Exit code for a bad configuration (`EX_USAGE`).
 const EX_USAGE: u8 = 64;
@@ -104,7 +104,8 @@ pub fn read(command_line: impl IntoIterator<Item = OsString>) -> Result<Command,
             Err(Stop::Shown(String::from_utf8_lossy(&script).into_owned()))
         }
         CommandArgs::Doctor(doctor) => {
-            let DoctorArgs { cluster_name, endpoint, listener_ports, kubepods_cgroup, kubelet_root, answer } = doctor;
+            let DoctorArgs { place, kubelet_root, answer } = doctor;
+            let PlaceArgs { cluster_name, endpoint, listener_ports, kubepods_cgroup } = place;
             let listener_ports =
                 server::listener_ports(&listener_ports).map_err(|error| Stop::Misconfigured(error.to_string()))?;
             // An empty variable is none, as for `server`.

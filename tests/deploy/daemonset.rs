@@ -128,14 +128,15 @@ fn two_agents_can_be_on_a_node_and_the_next_one_comes_first() -> Result<()> {
 }
 
 #[test]
-fn nothing_of_the_node_can_be_written_through_a_mount() -> Result<()> {
+fn nothing_of_the_node_can_be_written_through_a_mount_but_an_audit_that_is_asked_for() -> Result<()> {
     for (name, daemonset) in daemonsets()? {
         let pod = &daemonset["spec"]["template"]["spec"];
         let volumes = pod["volumes"].as_array().context("no volumes")?;
         for mount in container(&daemonset)["volumeMounts"].as_array().context("no mounts")? {
             let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).context("no such volume")?;
             let hosts = !volume["hostPath"].is_null();
-            ensure!(!hosts || mount["readOnly"] == true, "{name}: {mount} can be written");
+            let written = name.starts_with("everything") && mount["name"] == "audit-log";
+            ensure!(!hosts || written || mount["readOnly"] == true, "{name}: {mount} can be written");
             // Token volumes are mounted after the agent has started; nothing may go the other way.
             let propagation = mount["mountPropagation"].as_str();
             let expected = (mount["name"] == "kubelet").then_some("HostToContainer");
@@ -144,6 +145,28 @@ fn nothing_of_the_node_can_be_written_through_a_mount() -> Result<()> {
         ensure!(pod["hostNetwork"] == true && pod["hostPID"] == true, "{name}");
         ensure!(pod["automountServiceAccountToken"] == false, "{name}");
         ensure!(container(&daemonset)["securityContext"]["readOnlyRootFilesystem"] == true, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_audit_lies_on_the_node_where_it_is_asked_for() -> Result<()> {
+    for (name, daemonset) in daemonsets()? {
+        let config = server(container(&daemonset))?;
+        let volumes = daemonset["spec"]["template"]["spec"]["volumes"].as_array().context("no volumes")?;
+        let volume = volumes.iter().find(|volume| volume["name"] == "audit-log");
+        if !name.starts_with("everything") {
+            ensure!(config.audit_log.is_none() && volume.is_none(), "{name}: {volume:?}");
+            continue;
+        }
+        ensure!(config.audit_log.as_deref() == Some("/mnt/audit/audit.log".as_ref()), "{name}: {config:?}");
+        ensure!(config.audit_log_max_bytes == 64 << 20, "{name}: {config:?}");
+        let host_path = &volume.with_context(|| format!("{name} has nowhere to write"))?["hostPath"];
+        // The root file system of the container is read-only, and a node has no such directory yet.
+        ensure!(host_path["path"] == "/mnt/audit" && host_path["type"] == "DirectoryOrCreate", "{name}: {host_path}");
+        let mounts = container(&daemonset)["volumeMounts"].as_array().context("no mounts")?;
+        let mount = mounts.iter().find(|mount| mount["name"] == "audit-log").context("not mounted")?;
+        ensure!(mount["mountPath"] == "/mnt/audit" && mount["readOnly"].is_null(), "{name}: {mount}");
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ fn every_metric_has_its_panel() -> Result<()> {
 }
 
 /// A histogram's own name.
-fn base(name: &str) -> &str {
+pub(crate) fn base(name: &str) -> &str {
     ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name)
 }
 

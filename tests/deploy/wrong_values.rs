@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use crate::tools::{run, template};
 
 /// What is set, and what the error must say.
-const WRONG: [(&str, &[&str]); 31] = [
+const WRONG: [(&str, &[&str]); 33] = [
     ("clusterName=a/b", &["/clusterName", "pattern"]),
     ("clusterNam=x", &["clusterNam", "not allowed"]),
     ("image.pull=Always", &["/image", "pull", "not allowed"]),
@@ -30,6 +30,8 @@ const WRONG: [(&str, &[&str]); 31] = [
         &["serviceMonitor and podMonitor", "twice"],
     ),
     ("kubeletRoot=var/lib/kubelet", &["/kubeletRoot", "var/lib/kubelet"]),
+    ("auditLog.directory=audit", &["/auditLog/directory", "audit"]),
+    ("auditLog.maxMib=0", &["/auditLog/maxMib", "minimum"]),
     ("nodeCaBundle=bundle.pem", &["/nodeCaBundle", "bundle.pem"]),
     ("resources.request.cpu=1", &["/resources", "request", "not allowed"]),
     ("tolerations=all", &["/tolerations", "array"]),

@@ -96,10 +96,12 @@ fn it_is_followed_from_one_agent_to_the_next() -> Result<()> {
 #[test]
 fn the_file_is_written_by_a_thread_that_can_do_nothing_else_and_is_set_aside_when_it_is_full() -> Result<()> {
     let node = Node::new()?;
-    let file = node.dir().join("audit.log");
+    let directory = node.dir().join("audit");
+    fs::create_dir(&directory)?;
+    let file = directory.join("audit.log");
     let flags = ["--audit-log", &file.display().to_string(), "--audit-log-max-mib", "1"];
-    // Its root file system is read-only otherwise; a chart mounts a directory of the node there.
-    let spec = AgentSpec { privileged: true, ..AgentSpec::flags(&flags) };
+    // The rest of its file system is read-only: the chart's `auditLog` mounts a directory of the node.
+    let spec = AgentSpec { writable: Some(directory), ..AgentSpec::flags(&flags) };
     let (mut agent, pod) = (node.agent_with(&spec)?, node.pod("app")?);
     let key = pod.must_get_credentials()?.access_key_id();
     let written = || lines(&fs::read_to_string(&file)?);

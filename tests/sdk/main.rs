@@ -5,6 +5,8 @@ mod client;
 mod connections;
 mod demo;
 mod helm_test;
+mod pictures;
 mod refetches;
 mod refused;
+mod walkthrough;
 mod world;

@@ -50,6 +50,8 @@ pub struct AgentSpec {
     pub outside_of_pods: bool,
     /// Run it as a privileged container: with every capability, and a file system that can be written to.
     pub privileged: bool,
+    /// A directory that it may write to besides its own, as a volume that is not read-only.
+    pub writable: Option<PathBuf>,
     /// Give it these capabilities instead of [`CAPABILITIES`].
     pub capabilities: Option<String>,
     /// Run it under this command, which takes the agent's command line as its last arguments.
@@ -115,7 +117,10 @@ impl Agent {
         command.arg("--own-mounts");
         if !spec.privileged {
             let capabilities = spec.capabilities.as_deref().unwrap_or(CAPABILITIES);
-            command.arg("--writable").arg(&run_dir).args(["--capabilities", capabilities]);
+            for directory in [Some(&run_dir), spec.writable.as_ref()].into_iter().flatten() {
+                command.arg("--writable").arg(directory);
+            }
+            command.args(["--capabilities", capabilities]);
         }
         command.arg("--").args(&spec.under).arg(binary("pod-identity-agent")?);
         command.args(["server", "--cluster-name", CLUSTER, "--endpoint", &eks_auth.url()]);

@@ -163,6 +163,20 @@ impl Aws {
         format!("http://{ADDRESS}:{MOTO_PORT}")
     }
 
+    /// The AWS command line in the node's namespace, as somebody who may do everything.
+    pub fn command_line(&self) -> Result<Command> {
+        let mut command = Command::new(binary("pod-exec")?);
+        command.arg("--netns").arg(self.ground.netns.path()).arg("--").arg(Clients::find()?.python_program("aws"));
+        // Nothing of this machine's own AWS settings.
+        command.env_clear().env("PATH", env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
+        command.env("PYTHONDONTWRITEBYTECODE", "1").env("AWS_REGION", REGION).env("AWS_DEFAULT_REGION", REGION);
+        command
+            .env("AWS_ACCESS_KEY_ID", &self.administrator.id)
+            .env("AWS_SECRET_ACCESS_KEY", &self.administrator.secret);
+        command.env("AWS_ENDPOINT_URL_IAM", self.moto.url()).env("AWS_ENDPOINT_URL_EKS", self.ministack.url());
+        Ok(command)
+    }
+
     /// How the EKS Auth stand-in uses it.
     pub(crate) fn for_eks_auth(&self) -> EksAuthSpec {
         EksAuthSpec {

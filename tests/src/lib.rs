@@ -25,6 +25,7 @@ pub mod operator;
 pub mod pod;
 pub mod process;
 pub mod proxy;
+pub mod signals;
 pub mod sigv4;
 pub mod sockets;
 pub mod standin;

@@ -22,6 +22,15 @@ pub fn basic_format(time: SystemTime) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
+/// `2026-11-24T02:36:52Z`, as answers and logs have it.
+#[must_use]
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = unix_seconds(time);
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Reads `2026-03-17T22:27:34Z`, with or without fractions of a second.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
@@ -75,6 +84,7 @@ mod tests {
         assert_eq!(civil(19_782), (2024, 2, 29));
         assert_eq!(civil(20_453), (2025, 12, 31));
         assert_eq!(basic_format(UNIX_EPOCH + Duration::from_secs(1_773_786_454)), "20260317T222734Z");
+        assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(1_773_786_454)), "2026-03-17T22:27:34Z");
         let parsed = parse_rfc3339("2026-03-17T22:27:34.5Z");
         assert_eq!(parsed, Some(UNIX_EPOCH + Duration::from_millis(1_773_786_454_500)));
         assert_eq!(parse_rfc3339("2026-03-17T22:27:34+00:00"), None);

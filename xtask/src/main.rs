@@ -15,6 +15,7 @@ mod manifest;
 mod memcheck;
 mod mutants;
 mod object_file;
+mod pictures;
 mod process;
 mod setup;
 mod test;
@@ -53,6 +54,8 @@ enum Command {
     Image(image::Options),
     /// Measure the agent: `serve` (answers, beside the floor and rivals), `kernel` (programs), `scale` (many pods).
     Bench(bench::Options),
+    /// Make the documentation's pictures from a running agent: the dashboard, and what the commands show. Takes minutes.
+    Pictures(pictures::Options),
     /// Change the credential engine's policies in every small way, and see that a test fails for each. Takes an hour.
     Mutants,
     /// Render the chart into the plain manifest below deploy/kustomize.
@@ -85,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Memcheck => memcheck::run(),
         Command::Image(options) => image::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Pictures(options) => pictures::run(&options),
         Command::Mutants => mutants::run(),
         Command::Manifest => manifest::run(),
         Command::ClientsDir => kit::print_directory(&kit::Kit::clients()?),

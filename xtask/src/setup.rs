@@ -51,6 +51,16 @@ pub(crate) fn ensure() -> Result<()> {
     carry_out(plan(true)?)
 }
 
+/// Installs packages of Debian's that one command needs and no other.
+pub(crate) fn packages(missing: &[&str]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    packages::installable(missing)?;
+    let what = format!("install Debian's packages {}", missing.join(" "));
+    process::timed(&what, || packages::install(missing)).0
+}
+
 fn carry_out(steps: Vec<Step>) -> Result<()> {
     if steps.is_empty() {
         println!("setup: nothing to do");

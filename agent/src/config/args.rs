@@ -77,9 +77,8 @@ pub enum HostNetworkPods {
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub(super) struct ServerArgs {
-    /// Name of the EKS cluster that this node belongs to; EKS nodes know it themselves
-    #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
-    pub(super) cluster_name: Option<String>,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
 
     // The variables of ports do not end in _PORT: Kubernetes sets NAME_PORT=tcp://… for a Service called "name".
     /// Port of the addresses that pods aim at
@@ -126,18 +125,6 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "BOOL", env = "POD_IDENTITY_AGENT_ROTATE_CREDENTIALS", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_parser = values::boolean, action = ArgAction::Set)]
     pub(super) rotate_credentials: bool,
 
-    /// Address of EKS Auth, instead of the region's
-    #[arg(long, value_name = "URL", env = "POD_IDENTITY_AGENT_ENDPOINT")]
-    pub(super) endpoint: Option<String>,
-
-    /// Ports of which the first free one is listened on in each pod's namespace
-    #[arg(long, value_name = "FIRST-LAST", env = "POD_IDENTITY_AGENT_LISTENER_PORTS", default_value = "706-737")]
-    pub(super) listener_ports: String,
-
-    /// The cgroup below which all pods are; found by itself if not given
-    #[arg(long, value_name = "PATH", env = "POD_IDENTITY_AGENT_KUBEPODS_CGROUP")]
-    pub(super) kubepods_cgroup: Option<PathBuf>,
-
     /// The kubelet's root directory
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_KUBELET_ROOT", default_value = "/var/lib/kubelet")]
     pub(super) kubelet_root: PathBuf,
@@ -173,6 +160,26 @@ pub(super) struct ServerArgs {
     /// Charts render a flag and its value as two arguments, and `true` after a switch is left over
     #[arg(hide = true)]
     pub(super) left_over: Vec<String>,
+}
+
+/// Where the agent is: for the agent, and for whoever examines that place.
+#[derive(Debug, clap::Args)]
+pub(super) struct PlaceArgs {
+    /// Name of the EKS cluster that this node belongs to; EKS nodes know it themselves
+    #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
+    pub(super) cluster_name: Option<String>,
+
+    /// Address of EKS Auth, instead of the region's
+    #[arg(long, value_name = "URL", env = "POD_IDENTITY_AGENT_ENDPOINT")]
+    pub(super) endpoint: Option<String>,
+
+    /// Ports of which the first free one is listened on in each pod's namespace
+    #[arg(long, value_name = "FIRST-LAST", env = "POD_IDENTITY_AGENT_LISTENER_PORTS", default_value = "706-737")]
+    pub(super) listener_ports: String,
+
+    /// The cgroup below which all pods are; found by itself if not given
+    #[arg(long, value_name = "PATH", env = "POD_IDENTITY_AGENT_KUBEPODS_CGROUP")]
+    pub(super) kubepods_cgroup: Option<PathBuf>,
 }
 
 const DEFAULT_RUN_DIR: &str = "/run/pod-identity-agent";
@@ -242,24 +249,11 @@ pub(super) struct CompletionsArgs {
     pub(super) shell: clap_complete::Shell,
 }
 
-// What is not given is asked of the running agent; so there are no defaults here.
+// What is not given is asked of the running agent; so its root directory has no default here.
 #[derive(Debug, clap::Args)]
 pub(super) struct DoctorArgs {
-    /// Name of the EKS cluster
-    #[arg(short, long, value_name = "NAME", env = "POD_IDENTITY_AGENT_CLUSTER_NAME")]
-    pub(super) cluster_name: Option<String>,
-
-    /// Address of EKS Auth, instead of the region's
-    #[arg(long, value_name = "URL", env = "POD_IDENTITY_AGENT_ENDPOINT")]
-    pub(super) endpoint: Option<String>,
-
-    /// Ports that the agent may listen on in pods' namespaces
-    #[arg(long, value_name = "FIRST-LAST", env = "POD_IDENTITY_AGENT_LISTENER_PORTS", default_value = "706-737")]
-    pub(super) listener_ports: String,
-
-    /// The cgroup below which all pods are
-    #[arg(long, value_name = "PATH", env = "POD_IDENTITY_AGENT_KUBEPODS_CGROUP")]
-    pub(super) kubepods_cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) place: PlaceArgs,
 
     /// The kubelet's root directory
     #[arg(long, value_name = "DIR", env = "POD_IDENTITY_AGENT_KUBELET_ROOT")]

@@ -141,18 +141,18 @@ impl ServerConfig {
             ));
         }
         Ok(Self {
-            cluster_name: given(args.cluster_name.as_deref()).map(cluster_name).transpose()?,
+            cluster_name: given(args.place.cluster_name.as_deref()).map(cluster_name).transpose()?,
             target_port: args.port,
             steer: steer(&args.bind_hosts)?,
             probe_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, args.probe_port)),
             metrics_addr: metrics_addr(given(args.metrics_address.as_deref()), args.metrics_port)?,
-            listener_ports: listener_ports(&args.listener_ports)?,
-            kubepods_cgroup: args.kubepods_cgroup.map(|path| absolute("--kubepods-cgroup", path)).transpose()?,
+            listener_ports: listener_ports(&args.place.listener_ports)?,
+            kubepods_cgroup: args.place.kubepods_cgroup.map(|path| absolute("--kubepods-cgroup", path)).transpose()?,
             kubelet_root: absolute("--kubelet-root", args.kubelet_root)?,
             run_dir: absolute("--run-dir", args.run_dir)?,
             audit_log: args.audit_log.map(|path| absolute("--audit-log", path)).transpose()?,
             audit_log_max_bytes: u64::from(args.audit_log_max_mib.get()) * 1024 * 1024,
-            endpoint: given(args.endpoint.as_deref()).map(|url| endpoint(url, &mut notices)).transpose()?,
+            endpoint: given(args.place.endpoint.as_deref()).map(|url| endpoint(url, &mut notices)).transpose()?,
             max_retention: retention(args.max_credential_retention_before_renewal)?,
             max_cache_size: args.max_cache_size,
             max_service_qps: NonZeroU32::new(args.max_service_qps).unwrap_or(DEFAULT_QPS),

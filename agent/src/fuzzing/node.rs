@@ -30,6 +30,16 @@ pub(crate) fn token(uid: &str) -> String {
     format!("{header}.{payload}.c2lnbmF0dXJl")
 }
 
+/// Of an engine that calls EKS Auth for nobody who does not ask.
+pub(crate) const LIMITS: Limits = Limits {
+    longest_retention: Duration::from_hours(3),
+    upstream_concurrency: 4,
+    background_per_second: NonZeroU32::MIN,
+    cached_pods: 10,
+    prefetch: false,
+    seed: 1,
+};
+
 /// Grants to the token of [`POD`], as its signature is good; refuses all others.
 struct OneToken(String);
 
@@ -77,15 +87,7 @@ pub(crate) fn runtime() -> Runtime {
 
 /// Pods, of which there are none yet.
 pub(crate) fn pods(runtime: &Runtime, metrics: &Arc<Metrics>) -> Arc<Pods> {
-    let limits = Limits {
-        longest_retention: Duration::from_hours(3),
-        upstream_concurrency: 4,
-        background_per_second: NonZeroU32::MIN,
-        cached_pods: 10,
-        prefetch: false,
-        seed: 1,
-    };
     let (upstream, clock, handle) = (Arc::new(OneToken(token(POD))), Clock::system(), runtime.handle().clone());
-    let engine = Engine::new(upstream, Arc::new(NoTokens), clock, limits, Arc::clone(metrics), handle);
+    let engine = Engine::new(upstream, Arc::new(NoTokens), clock, LIMITS, Arc::clone(metrics), handle);
     Pods::new(engine, Arc::clone(metrics), None, share::DEFAULT_PERCENT)
 }

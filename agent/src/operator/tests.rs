@@ -1,11 +1,12 @@
-use std::{num::NonZeroU32, time::SystemTime};
+use std::time::SystemTime;
 
 use tokio::runtime::Handle;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    credentials::{Clock, Engine, Grant, NoTokens, PresentedToken, Upstream, UpstreamFuture, engine::Limits},
+    credentials::{Clock, Engine, Grant, NoTokens, PresentedToken, Upstream, UpstreamFuture},
+    fuzzing::node::LIMITS,
     metrics::Metrics,
     refusal::UpstreamError,
     share,
@@ -51,20 +52,12 @@ fn token(uid: &str, name: Option<&str>, service_account: &str) -> PresentedToken
 
 /// Three pods: one served, one refused, one of which nothing is known.
 async fn node() -> Operator {
-    let limits = Limits {
-        longest_retention: Duration::from_hours(3),
-        upstream_concurrency: 4,
-        background_per_second: NonZeroU32::MIN,
-        cached_pods: 10,
-        prefetch: false,
-        seed: 1,
-    };
     let metrics = Arc::new(Metrics::new());
     let engine = Engine::new(
         Arc::new(Script),
         Arc::new(NoTokens),
         Clock::system(),
-        limits,
+        LIMITS,
         Arc::clone(&metrics),
         Handle::current(),
     );

@@ -44,9 +44,9 @@ struct Args {
     /// Take a mount namespace of its own, in which mounts of this one appear (`HostToContainer`)
     #[arg(long)]
     own_mounts: bool,
-    /// In the mount namespace of its own, let nothing be written to but this directory (and what is mounted later)
+    /// In the mount namespace of its own, let nothing be written to but these directories (and what is mounted later)
     #[arg(long, requires = "own_mounts")]
-    writable: Option<PathBuf>,
+    writable: Vec<PathBuf>,
     /// Have these capabilities and no other, as a container runtime gives them (`SYS_ADMIN,NET_BIND_SERVICE`)
     #[arg(long, value_delimiter = ',')]
     capabilities: Option<Vec<String>>,
@@ -88,8 +88,8 @@ fn main() -> Result<()> {
         unshare(CloneFlags::CLONE_NEWNS).context("cannot take a mount namespace")?;
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     }
-    if let Some(writable) = &args.writable {
-        make_read_only_except(writable).context("cannot make the file system read-only")?;
+    if !args.writable.is_empty() {
+        make_read_only_except(&args.writable).context("cannot make the file system read-only")?;
     }
     if let Some(names) = &args.capabilities {
         bound_to(names).context("cannot give capabilities up")?;
@@ -105,12 +105,14 @@ fn main() -> Result<()> {
     Err(anyhow!(Command::new(program).args(rest).exec()).context(format!("cannot run {program}")))
 }
 
-/// Makes every mount of this namespace read-only but one, as `readOnlyRootFilesystem` and read-only volumes do. Who can
+/// Makes every mount of this namespace read-only but these, as `readOnlyRootFilesystem` and read-only volumes do. Who can
 /// still write writes through a descriptor that it was given: the log.
-fn make_read_only_except(writable: &Path) -> Result<()> {
-    mount_bind(writable, writable)?;
+fn make_read_only_except(writable: &[PathBuf]) -> Result<()> {
+    for place in writable {
+        mount_bind(place, place)?;
+    }
     set_read_only(Path::new("/"), true)?;
-    set_read_only(writable, false)
+    writable.iter().try_for_each(|place| set_read_only(place, false))
 }
 
 /// Sets it for a mount, and with `true` for all below: in one step, as mounts of other tests come and go meanwhile.

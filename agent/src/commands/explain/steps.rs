@@ -337,6 +337,8 @@ fn requests(status: &PodStatus, cluster: &str) -> Check {
     }
     match asked {
         Some(at) => Check::ok(STEP, format!("asked at {at}")),
+        // AWS's list, of which deploy/README.md has the rest:
+        // https://docs.aws.amazon.com/eks/latest/userguide/pod-id-minimum-sdk.html
         None => Check::not_known(
             STEP,
             "the pod never asked",

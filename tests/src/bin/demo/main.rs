@@ -12,12 +12,11 @@ mod kernel;
 mod pods;
 mod scene;
 mod screen;
-mod signals;
 mod summary;
 
+use pod_identity_tests::signals::Signals;
 use scene::Scene;
 use screen::Screen;
-use signals::Signals;
 
 /// Shows a pod getting its credentials through the kernel, with real AWS clients
 #[derive(Debug, Parser)]

@@ -6,9 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use pod_identity_tests::process;
-
-use crate::signals::Signals;
+use pod_identity_tests::{process, signals::Signals};
 
 /// For one command of the demo; the AWS CLI tries again for seconds before it gives up.
 const RUNS: Duration = Duration::from_mins(1);

@@ -1,4 +1,4 @@
-//! Signals that end the demo.
+//! Signals that end a program by the way that cleans up.
 use std::{
     sync::{
         Arc,
@@ -12,11 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Whether one has arrived.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Signals(Arc<AtomicI32>);
+pub struct Signals(Arc<AtomicI32>);
 
 impl Signals {
     /// From now on a signal ends nothing by itself; it is noted.
-    pub(crate) fn listen() -> Result<Self> {
+    pub fn listen() -> Result<Self> {
         let signals = Self::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let (mut interrupt, mut terminate, mut hang_up) = {
@@ -40,7 +40,8 @@ impl Signals {
     }
 
     /// The number of the last one.
-    pub(crate) fn arrived(&self) -> Option<i32> {
+    #[must_use]
+    pub fn arrived(&self) -> Option<i32> {
         Some(self.0.load(Ordering::Relaxed)).filter(|number| *number != 0)
     }
 }
