@@ -17,12 +17,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     node::Node,
     pod::PodSpec,
-    process::{Process, binary, eventually, must},
+    process::{Process, binary, eventually, run},
 };
 
 mod agent;
 mod cri;
-mod image;
+pub(crate) mod image;
 mod messages;
 mod pod;
 
@@ -34,14 +34,17 @@ use image::Image;
 /// For it to serve.
 const STARTS: Duration = Duration::from_secs(20);
 
+/// For an image of some hundred megabytes to be unpacked.
+const IMPORTS: Duration = Duration::from_mins(1);
+
 /// What keeps a sandbox.
 const PAUSE: &str = "localhost/pause:test";
 
 /// What applications run in: busybox, certificates, and the libraries of the clients.
-const APP: &str = "localhost/app:test";
+pub(crate) const APP: &str = "localhost/app:test";
 
 /// A shell and its tools in one program.
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 
 /// The SDK for Rust does not start without certificates, though it needs none here.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -56,7 +59,7 @@ const OF_ITS_OWN: &str =
 /// A containerd.
 #[derive(Debug)]
 pub struct Containerd {
-    _process: Process,
+    process: Process,
     socket: PathBuf,
     dir: PathBuf,
 }
@@ -85,7 +88,7 @@ impl Containerd {
             Ok(serves.then_some(()))
         });
         served.with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
-        let runtime = Self { _process: process, socket, dir };
+        let runtime = Self { process, socket, dir };
         let busybox = Path::new(BUSYBOX);
         ensure!(busybox.is_file(), "{BUSYBOX} is not there: cargo xtask setup installs it");
         let sleeping = || Image::default().file(BUSYBOX, busybox).libraries_of(busybox);
@@ -122,19 +125,37 @@ impl Containerd {
     }
 
     /// Gives it an image.
-    fn import(&self, name: &str, image: &Image) -> Result<()> {
+    pub(crate) fn import(&self, name: &str, image: &Image) -> Result<()> {
         let archive = self.dir.join("image.tar");
         image.save(name, &SLEEP, &archive)?;
+        self.import_archive(name, &archive)?;
+        Ok(fs::remove_file(archive)?)
+    }
+
+    /// Gives it the image in an archive, which says that this is its name.
+    pub(crate) fn import_archive(&self, name: &str, archive: &Path) -> Result<()> {
         let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io", "images", "import"]).arg(&archive);
-        must(&mut ctr)?;
-        fs::remove_file(archive)?;
+        ctr.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive);
+        let output = run(&mut ctr, IMPORTS)?;
+        ensure!(output.status.success(), "{}: {}", archive.display(), String::from_utf8_lossy(&output.stderr));
         // Its CRI learns of the image by an event of its own.
         eventually(&format!("image {name} to be known"), STARTS, || {
             let asked = messages::Image { image: Some(messages::ImageSpec { image: name.to_owned() }) };
             let answer: messages::Image = cri::call(&self.socket, "ImageService/ImageStatus", &asked)?;
             Ok(answer.image.map(|_| ()))
         })
+    }
+
+    /// Where it serves the CRI.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The first process of its PID namespace: itself, as the machine knows it.
+    pub fn init(&self) -> Result<u32> {
+        let starter = self.process.pid();
+        let children = fs::read_to_string(format!("/proc/{starter}/task/{starter}/children"))?;
+        children.trim().parse().context("containerd is not there")
     }
 
     /// All that it has logged.

@@ -51,6 +51,17 @@ pub(crate) fn ensure() -> Result<()> {
     carry_out(plan(true)?)
 }
 
+/// Installs Debian's packages of these programs, as far as the programs are missing.
+pub(crate) fn require(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| process::find(program).is_none());
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    packages::installable(&packages)?;
+    process::timed(&format!("install Debian's packages {}", packages.join(" ")), || packages::install(&packages)).0
+}
+
 fn carry_out(steps: Vec<Step>) -> Result<()> {
     if steps.is_empty() {
         println!("setup: nothing to do");
