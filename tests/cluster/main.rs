@@ -3,6 +3,7 @@
 mod grants;
 mod helm_test;
 mod installation;
+mod leftovers;
 mod operator;
 mod uninstallation;
 mod upgrade;

@@ -91,6 +91,8 @@ fn controllers(keys: &Keys) -> Vec<String> {
         ("kubeconfig", text(&keys.administrator)),
         ("service-account-private-key-file", text(&keys.service_accounts)),
         ("root-ca-file", text(&keys.serving.authority)),
+        // By default it makes one on the machine.
+        ("flex-volume-plugin-dir", text(&keys.dir.join("volume-plugins"))),
         ("bind-address", "127.0.0.1"),
         ("port", "0"),
         ("leader-elect", "false"),
