@@ -201,6 +201,12 @@ impl Kubepods {
         Cgroup(self.dir.clone())
     }
 
+    /// Who names the cgroups.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
     /// The cgroup of a pod, which need not exist.
     #[must_use]
     pub fn pod(&self, qos: Qos, uid: &str) -> Cgroup {

@@ -19,6 +19,7 @@ mod mutants;
 mod object_file;
 mod process;
 mod setup;
+mod systemd_node;
 mod test;
 mod tools;
 mod workspace;
