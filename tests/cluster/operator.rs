@@ -37,3 +37,12 @@ fn status_and_explain_answer_through_kubectl_exec() -> Result<()> {
     println!("stranger: {}", blamed["finding"]);
     Ok(())
 }
+
+#[test]
+fn doctor_finds_nothing_wrong_in_the_restricted_mode() -> Result<()> {
+    let world = World::new()?;
+    world.helm("install", &["--set", "securityMode=restricted"])?;
+    let told = world.agent(&["doctor"])?;
+    println!("{}", told.text);
+    told.must().map(drop)
+}
