@@ -2,15 +2,14 @@
 use anyhow::{Result, ensure};
 use pod_identity_tests::{
     agent::{Agent, AgentSpec},
-    cgroup::Driver,
     client::Answer,
-    containers::Containerd,
+    containers::{Containerd, driver},
     node::{Node, NodeSpec},
 };
 
-/// A node of which the kubelet and containerd use the cgroupfs driver: the systemd driver needs a systemd.
+/// A node of which the kubelet and containerd use the cgroupfs driver, or the systemd driver where there is a systemd.
 pub(crate) fn node() -> Result<Node> {
-    Node::with(NodeSpec { driver: Driver::Cgroupfs, ..NodeSpec::default() })
+    Node::with(NodeSpec { driver: driver(), ..NodeSpec::default() })
 }
 
 /// A node with a containerd and an agent.

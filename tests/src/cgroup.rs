@@ -109,7 +109,8 @@ impl Drop for CgroupTree {
 }
 
 /// Where hierarchies of cgroup v1 are mounted, if the machine is a hybrid: a runtime makes the same cgroups there.
-pub(crate) fn v1_mounts() -> Vec<PathBuf> {
+#[must_use]
+pub fn v1_mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let lines = mounts.lines().filter(|line| line.contains(" - cgroup "));
     lines.filter_map(|line| line.split(' ').nth(4).map(PathBuf::from)).collect()
@@ -198,6 +199,12 @@ impl Kubepods {
     #[must_use]
     pub fn cgroup(&self) -> Cgroup {
         Cgroup(self.dir.clone())
+    }
+
+    /// Who names the cgroups.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// The cgroup of a pod, which need not exist.

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     http1,
@@ -146,6 +146,11 @@ impl EksAuth {
     /// The node has another access key from now on, and the one before is refused.
     pub fn replace_node_key(&self, key: &AccessKey) -> Result<()> {
         self.tell("POST", "/node-key", key)
+    }
+
+    /// Tokens are signed with the keys of this set from now on, and with those before no more.
+    pub fn replace_issuer_keys(&self, key_set: &Value) -> Result<()> {
+        self.tell("POST", "/keys", key_set)
     }
 
     /// Associates a service account with a role of account 123456789012.

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod capture;
 pub mod cgroup;
 pub mod client;
+pub mod cluster;
 pub mod containers;
 pub mod eks_auth;
 pub mod foreign;

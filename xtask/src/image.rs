@@ -44,6 +44,13 @@ pub(crate) fn program() -> Result<PathBuf> {
     Ok(default_directory(architecture()?).join("root").join(layer::PROGRAM.trim_start_matches('/')))
 }
 
+/// The same; says where the archive for `ctr images import` is.
+pub(crate) fn archive() -> Result<PathBuf> {
+    run(&Options { ca_bundle: CA_BUNDLE.into(), out: None, files_only: false })?;
+    let architecture = architecture()?;
+    Ok(default_directory(architecture).join(layout::archive_name(architecture)))
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let architecture = architecture()?;
     let out = options.out.clone().unwrap_or_else(|| default_directory(architecture));

@@ -6,11 +6,13 @@ mod ebpf;
 mod bench;
 mod build_ebpf;
 mod check;
+mod cluster_test;
 mod demo;
 mod fuzz;
 mod image;
 mod inventory;
 mod kit;
+mod kubernetes;
 mod manifest;
 mod memcheck;
 mod mutants;
@@ -18,6 +20,7 @@ mod object_file;
 mod pictures;
 mod process;
 mod setup;
+mod systemd_node;
 mod test;
 mod tools;
 mod workspace;
@@ -44,6 +47,8 @@ enum Command {
     Check,
     /// Run the tests: all tiers, or one. Installs first what is missing.
     Test(test::Options),
+    /// Test the chart in a Kubernetes of one node, which is built first, once: 10 minutes. Installs what is missing. Needs root.
+    ClusterTest(cluster_test::Options),
     /// Show a pod getting its credentials, with real AWS clients. Installs first what is missing.
     Demo(demo::Options),
     /// Feed made-up inputs to everything that reads what others wrote; a minute each, with AddressSanitizer.
@@ -83,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::BuildEbpf => build_ebpf::run(),
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
+        Command::ClusterTest(options) => cluster_test::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Memcheck => memcheck::run(),

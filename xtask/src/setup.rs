@@ -61,6 +61,12 @@ pub(crate) fn packages(missing: &[&str]) -> Result<()> {
     process::timed(&what, || packages::install(missing)).0
 }
 
+/// The same for the packages of these programs, as far as the programs are missing.
+pub(crate) fn require(programs: &[(&str, &'static str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| process::find(program).is_none());
+    packages(&missing.map(|(_, package)| *package).collect::<Vec<&str>>())
+}
+
 fn carry_out(steps: Vec<Step>) -> Result<()> {
     if steps.is_empty() {
         println!("setup: nothing to do");

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::{bench, check, fuzz, image, kit::Kit, memcheck, process, setup};
+use crate::{bench, check, fuzz, image, kit::Kit, memcheck, process, setup, systemd_node};
 
 /// Tells the tests whether to take their full size: more pods, longer runs.
 const SIZE: &str = "POD_IDENTITY_TEST_SIZE";
@@ -124,7 +124,14 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
                 _ => &[],
             };
             let agent = measures.then(bench::release_agent).transpose()?;
-            run_tests(&["--workspace", "--test", tier.name()], alone, agent.as_deref(), options)
+            let selection = ["--workspace", "--test", tier.name()];
+            run_tests(&selection, alone, agent.as_deref(), options)?;
+            if tier == Tier::Containers && options.full {
+                println!("The same on a node as EKS has them: systemd, and cgroup v2 alone.");
+                let root = systemd_node::root()?;
+                run_tests_with(Some((systemd_node::VARIABLE, &root)), &selection, alone, options)?;
+            }
+            Ok(())
         }
         Tier::Image => {
             let program = image::program()?;
@@ -137,8 +144,18 @@ fn run_tier(tier: Tier, options: &Options) -> Result<()> {
 
 /// With this agent, or the one that lies beside the tests.
 fn run_tests(selection: &[&str], harness: &[&str], agent: Option<&Path>, options: &Options) -> Result<()> {
+    run_tests_with(agent.map(|agent| (bench::AGENT, agent)), selection, harness, options)
+}
+
+/// With this variable.
+fn run_tests_with(
+    variable: Option<(&str, &Path)>,
+    selection: &[&str],
+    harness: &[&str],
+    options: &Options,
+) -> Result<()> {
     let mut cargo = process::cargo(&["test", "--locked"]);
-    cargo.envs(agent.map(|agent| (bench::AGENT, agent)));
+    cargo.envs(variable);
     cargo.args(selection);
     for kit in Kit::all()? {
         let (variable, directory) = kit.variable();

@@ -14,17 +14,17 @@ use crate::process::{QUICK, run};
 
 /// An image: files, each at its place below the root.
 #[derive(Debug, Default)]
-pub(super) struct Image(Vec<(String, PathBuf)>);
+pub(crate) struct Image(Vec<(String, PathBuf)>);
 
 impl Image {
     /// With this file at this place (`bin/app`).
-    pub(super) fn file(mut self, place: &str, file: &Path) -> Self {
+    pub(crate) fn file(mut self, place: &str, file: &Path) -> Self {
         self.0.push((place.trim_start_matches('/').to_owned(), file.to_owned()));
         self
     }
 
     /// With the libraries that a program of this machine needs, where it looks for them; none if it is static.
-    pub(super) fn libraries_of(mut self, program: &Path) -> Result<Self> {
+    pub(crate) fn libraries_of(mut self, program: &Path) -> Result<Self> {
         let output = run(Command::new("ldd").arg(program), QUICK)?;
         let text = String::from_utf8(output.stdout)?;
         let paths = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
@@ -37,7 +37,7 @@ impl Image {
     }
 
     /// Writes the archive of an image with this name and command.
-    pub(super) fn save(&self, name: &str, command: &[&str], to: &Path) -> Result<()> {
+    pub(crate) fn save(&self, name: &str, command: &[&str], to: &Path) -> Result<()> {
         let layer = self.layer()?;
         let architecture = match std::env::consts::ARCH {
             "aarch64" => "arm64",
@@ -67,7 +67,12 @@ impl Image {
         }
         for (place, file) in &self.0 {
             let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-            ensure!(!content.is_empty(), "{} is empty", file.display());
+            // Python has modules that say nothing.
+            ensure!(
+                !content.is_empty() || file.extension().is_some_and(|extension| extension == "py"),
+                "{} is empty",
+                file.display()
+            );
             append(&mut archive, place, 0o755, &content)?;
         }
         Ok(archive.into_inner()?)

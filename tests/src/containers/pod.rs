@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{APP, Containerd, SLEEP, cri, messages};
 use crate::{
     aws::application::{Family, TOKEN_FILE},
-    cgroup::mount_point,
+    cgroup::{Driver, Kubepods, mount_point},
     client::{Answer, Client},
     eks_auth::REGION,
     node::Node,
@@ -34,6 +34,7 @@ pub struct CriPod<'a> {
     containers: Vec<Container>,
     attempts: u32,
     shared: PathBuf,
+    kubepods: Kubepods,
 }
 
 /// A container.
@@ -79,12 +80,25 @@ impl<'a> CriPod<'a> {
             log_directory: shared.to_string_lossy().into_owned(),
             labels: HashMap::from([("io.kubernetes.pod.uid".to_owned(), subject.pod_uid.clone())]),
             linux: Some(messages::LinuxSandbox {
-                cgroup_parent: format!("/{}", below.display()),
+                cgroup_parent: match node.kubepods().driver() {
+                    Driver::Cgroupfs => format!("/{}", below.display()),
+                    // A unit's name says where it is.
+                    Driver::Systemd => below.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                },
                 security: Some(messages::SandboxSecurity { namespaces: Some(namespaces) }),
             }),
             metadata: Some(metadata),
         };
-        Ok(Self { runtime, pod, config, sandbox: None, containers: Vec::new(), attempts: 0, shared })
+        Ok(Self {
+            runtime,
+            pod,
+            config,
+            sandbox: None,
+            containers: Vec::new(),
+            attempts: 0,
+            shared,
+            kubepods: node.kubepods().clone(),
+        })
     }
 
     /// Mounts its token volume and writes the token, as the kubelet does before it asks for a sandbox.
@@ -159,7 +173,11 @@ impl<'a> CriPod<'a> {
     pub fn remove_container(&mut self, name: &str) -> Result<()> {
         let at = self.containers.iter().position(|container| container.name == name).context("no such container")?;
         let id = self.containers.remove(at).id;
-        self.call::<messages::Nothing>("StopContainer", &messages::Stop { id: id.clone(), grace_seconds: 0 })?;
+        let stop = messages::Stop { id: id.clone(), grace_seconds: 0 };
+        // It fails when the container ends at that very moment, and the kubelet asks again.
+        if self.call::<messages::Nothing>("StopContainer", &stop).is_err() {
+            self.call::<messages::Nothing>("StopContainer", &stop)?;
+        }
         self.call::<messages::Nothing>("RemoveContainer", &messages::Id { id })?;
         Ok(())
     }
@@ -237,7 +255,8 @@ impl<'a> CriPod<'a> {
 
     /// The processes of a container, found in the cgroup2 directory that the runtime must have made for it.
     pub fn processes_of(&self, container: &Container) -> Result<Vec<u32>> {
-        let text = fs::read_to_string(self.pod.cgroup().dir().join(&container.id).join("cgroup.procs"))?;
+        let cgroup = self.pod.cgroup().dir().join(self.kubepods.container_name(&container.id));
+        let text = fs::read_to_string(cgroup.join("cgroup.procs"))?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 

@@ -1,7 +1,7 @@
 //! How a test tells the stand-in what to do, and asks what it was asked: JSON over HTTP on a unix socket.
 //!
 //! `POST /rules` adds a [`Rule`], `DELETE /rules` removes all; `POST /associations` adds an [`Association`];
-//! `POST /node-key` replaces the node's access key; `GET /counters` answers [`Counters`].
+//! `POST /node-key` replaces the node's access key, `POST /keys` the issuer's key set; `GET /counters` answers [`Counters`].
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},

@@ -142,6 +142,7 @@ pub(super) async fn control(state: Arc<State>, request: Request<Incoming>) -> io
         ("POST", "/associations") => told(read::<Association>(&body).and_then(|association| {
             state.associations.add(&state.cluster, association).map_err(|error| error.to_string())
         })),
+        ("POST", "/keys") => told(state.verifier.replace_keys(&body).map_err(|error| format!("{error:#}"))),
         ("POST", "/node-key") => told(read::<AccessKey>(&body).map(|key| state.nodes.replace_key(key))),
         ("GET", "/counters") => json_response(200, &json!(state.counters.read())),
         (method, path) => json_response(404, &json!({"message": format!("no {method} {path} here")})),

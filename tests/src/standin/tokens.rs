@@ -1,4 +1,6 @@
 //! Verification of service account tokens, as an OIDC relying party does it.
+use std::sync::{PoisonError, RwLock};
+
 use anyhow::{Context as _, Result, anyhow, ensure};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
@@ -14,7 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Verifier {
     issuer: String,
-    keys: Vec<Key>,
+    keys: RwLock<Vec<Key>>,
 }
 
 #[derive(Debug)]
@@ -68,11 +70,13 @@ struct Named {
 
 impl Verifier {
     pub(super) fn new(jwks: &[u8], issuer: &str) -> Result<Self> {
-        let set: KeySet = serde_json::from_slice(jwks).context("the key set cannot be read")?;
-        ensure!(!set.keys.is_empty(), "the key set has no key");
-        let number = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| anyhow!("key set: {error}"));
-        let read = |key: PublishedKey| Ok(Key { id: key.kid, modulus: number(&key.n)?, exponent: number(&key.e)? });
-        Ok(Self { issuer: issuer.to_owned(), keys: set.keys.into_iter().map(read).collect::<Result<_>>()? })
+        Ok(Self { issuer: issuer.to_owned(), keys: RwLock::new(read(jwks)?) })
+    }
+
+    /// From now on the issuer's keys are these, and those before are not known.
+    pub(super) fn replace_keys(&self, jwks: &[u8]) -> Result<()> {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = read(jwks)?;
+        Ok(())
     }
 
     /// Whose token it is, if it is a good one.
@@ -86,7 +90,8 @@ impl Verifier {
         if header.alg != "RS256" {
             return Err(invalid("The token is not signed with RS256"));
         }
-        let key = self.keys.iter().find(|key| key.id == header.kid).ok_or_else(|| invalid("The key is not known"))?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let key = keys.iter().find(|key| key.id == header.kid).ok_or_else(|| invalid("The key is not known"))?;
         let signature =
             BASE64_URL_SAFE_NO_PAD.decode(signature).map_err(|_| invalid("The signature cannot be read"))?;
         RsaPublicKeyComponents { n: &key.modulus, e: &key.exponent }
@@ -117,6 +122,14 @@ impl Verifier {
         }
         Ok(Subject { namespace, service_account: serviceaccount.name, pod_name: pod.name, pod_uid: pod.uid })
     }
+}
+
+fn read(jwks: &[u8]) -> Result<Vec<Key>> {
+    let set: KeySet = serde_json::from_slice(jwks).context("the key set cannot be read")?;
+    ensure!(!set.keys.is_empty(), "the key set has no key");
+    let number = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|error| anyhow!("key set: {error}"));
+    let key = |key: PublishedKey| Ok(Key { id: key.kid, modulus: number(&key.n)?, exponent: number(&key.e)? });
+    set.keys.into_iter().map(key).collect()
 }
 
 /// The pod UID that a token names, whoever signed it.

@@ -29,6 +29,11 @@ pub(super) struct Image {
     pub(super) unpacked_bytes: u64,
 }
 
+/// The name of the file that holds the image as one archive.
+pub(super) fn archive_name(architecture: &str) -> String {
+    format!("{NAME}-{VERSION}-{architecture}.tar")
+}
+
 /// Writes the image of `tree` below `out`.
 pub(super) fn write(out: &Path, architecture: &str, tree: &Tree) -> Result<Image> {
     let directory = out.join("layout");
@@ -67,7 +72,7 @@ pub(super) fn write(out: &Path, architecture: &str, tree: &Tree) -> Result<Image
     });
     layout.put("index.json", index.to_string().into_bytes())?;
 
-    let archive = out.join(format!("{NAME}-{VERSION}-{architecture}.tar"));
+    let archive = out.join(archive_name(architecture));
     fs::write(&archive, layout.archive()?).with_context(|| format!("write {}", archive.display()))?;
     Ok(Image { directory, archive, digest, layer_bytes, unpacked_bytes: unpacked.len() as u64 })
 }

@@ -15,6 +15,8 @@ const ANSWER_BYTES: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: Option<OwnedFd>,
+    /// Whether the request that is under way is not the first on its connection.
+    reused: bool,
     request: Vec<u8>,
     sent: usize,
     answer: Vec<u8>,
@@ -41,7 +43,15 @@ impl Client {
         let close = if kind == Connections::New { "Connection: close\r\n" } else { "" };
         let request =
             format!("GET /v1/credentials HTTP/1.1\r\nHost: {host}\r\nAuthorization: {token}\r\n{close}\r\n").into();
-        Self { socket: None, request, sent: 0, answer: Vec::with_capacity(ANSWER_BYTES), due, started: None }
+        Self {
+            socket: None,
+            reused: false,
+            request,
+            sent: 0,
+            answer: Vec::with_capacity(ANSWER_BYTES),
+            due,
+            started: None,
+        }
     }
 
     /// The connection, if there is one.
@@ -58,7 +68,8 @@ impl Client {
     pub(crate) fn start(&mut self, to: SocketAddr, now: Instant) -> Result<bool, Errno> {
         (self.sent, self.started) = (0, Some(now));
         self.answer.clear();
-        if self.socket.is_some() {
+        self.reused = self.socket.is_some();
+        if self.reused {
             return Ok(false);
         }
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -85,6 +96,12 @@ impl Client {
             Progress::Answered(_) | Progress::Failed(_) => self.hang_up(),
         }
         progress
+    }
+
+    /// Whether a request without an answer was made on a connection that the server had meanwhile closed, as it may at
+    /// any time: clients that keep connections then take a new one.
+    pub(crate) fn crossed(&self) -> bool {
+        self.reused && self.answer.is_empty()
     }
 
     /// Gives up the request and the connection.

@@ -90,20 +90,24 @@ impl<'a> Run<'a> {
             self.waiting.pop();
             self.busy += 1;
             self.left -= 1;
-            let Some(client) = self.clients.get_mut(number) else { continue };
-            let started = client.start(self.args.to, now).and_then(|is_new| {
-                if is_new && let Some(socket) = client.socket() {
-                    let wanted = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-                    epoll::add(&self.epoll, socket, EventData::new_u64(number as u64), wanted)?;
-                }
-                Ok(())
-            });
-            match started {
-                Ok(()) => self.advance(number),
-                Err(errno) => {
-                    client.hang_up();
-                    self.done(number, Progress::Failed(name(errno)));
-                }
+            self.start(number, now);
+        }
+    }
+
+    fn start(&mut self, number: usize, now: Instant) {
+        let Some(client) = self.clients.get_mut(number) else { return };
+        let started = client.start(self.args.to, now).and_then(|is_new| {
+            if is_new && let Some(socket) = client.socket() {
+                let wanted = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+                epoll::add(&self.epoll, socket, EventData::new_u64(number as u64), wanted)?;
+            }
+            Ok(())
+        });
+        match started {
+            Ok(()) => self.advance(number),
+            Err(errno) => {
+                client.hang_up();
+                self.done(number, Progress::Failed(name(errno)));
             }
         }
     }
@@ -120,6 +124,7 @@ impl<'a> Run<'a> {
                 // What was sent may have been answered already.
                 Progress::Waits if !sent_before && client.has_sent() => {}
                 Progress::Waits => return,
+                Progress::Failed(_) if client.crossed() => return self.start(number, Instant::now()),
                 progress => return self.done(number, progress),
             }
         }
