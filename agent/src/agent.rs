@@ -221,9 +221,10 @@ impl Agent {
             port: config.target_port,
             v4: config.steer.v4,
             v6: config.steer.v6,
+            listener_ports: config.listener_ports.clone(),
             pace: config.max_share_per_pod.get() < 100,
         };
-        let (steering, events) = Steering::load(targets, config.log.verbosity.includes_debug())?;
+        let (steering, events) = Steering::load(&targets, config.log.verbosity.includes_debug())?;
         let steering = Arc::new(steering);
         let counted = Arc::clone(&steering);
         metrics.read_steering_from(move || counted.counts());
