@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, interval_at};
 
 use crate::{
     cgroup::{
@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     netns::OpenError,
     pods::Pods,
+    slow_clock::Ticks,
     telemetry::{RateLimiter, Verdict},
 };
 
@@ -42,10 +43,10 @@ use retries::Retries;
 pub use survey::{Listener, Place, Survey};
 use watches::{Change, Watches};
 
-/// How often everything is looked at again, for what no event told.
-pub const RESCAN: Duration = Duration::from_secs(30);
+/// Everything is looked at again with every so many ticks of the slow clock, for what no event told.
+pub const RESCAN_TICKS: u64 = 2;
 
-/// The same when the node lets nothing be watched.
+/// How often when the node lets nothing be watched.
 const BLIND_RESCAN: Duration = Duration::from_secs(1);
 
 /// Namespaces of one pod: its own, and some for containers in containers. Each costs three descriptors here.
@@ -162,10 +163,8 @@ impl Discovery {
     }
 
     /// Follows what happens until the kubepods cgroup is removed.
-    pub async fn run(mut self, mut commands: Commands, pulse: Pulse) -> Result<(), DiscoveryError> {
-        let period = if self.watches.is_blind() { BLIND_RESCAN } else { RESCAN };
-        let mut rescan = interval_at(Instant::now() + period, period);
-        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub async fn run(mut self, mut commands: Commands, mut due: Ticks, pulse: Pulse) -> Result<(), DiscoveryError> {
+        let mut often = self.watches.is_blind().then(|| interval_at(Instant::now() + BLIND_RESCAN, BLIND_RESCAN));
         loop {
             tokio::select! {
                 changes = self.watches.changes() => {
@@ -178,7 +177,7 @@ impl Discovery {
                 Some(command) = commands.commands.recv() => self.command(command).await,
                 Some(miss) = commands.misses.recv() => self.missed(miss).await,
                 (path, attempt) = self.retries.next() => self.look_for_processes(path, attempt).await,
-                _ = rescan.tick() => {
+                () = rescan_due(&mut often, &mut due) => {
                     self.rescan().await?;
                     pulse.beat(std::time::Instant::now());
                 }
@@ -426,6 +425,13 @@ impl Discovery {
                 Vec::new()
             }
         }
+    }
+}
+
+async fn rescan_due(often: &mut Option<Interval>, due: &mut Ticks) {
+    match often {
+        Some(often) => drop(often.tick().await),
+        None => due.next().await,
     }
 }
 

@@ -28,6 +28,7 @@ pub mod refusal;
 pub mod self_test;
 pub mod server;
 pub mod share;
+pub mod slow_clock;
 pub mod steering;
 pub mod sys;
 pub mod telemetry;
