@@ -38,7 +38,7 @@ mod watches;
 use handle::Command;
 pub use handle::{Commands, DiscoveryHandle, Stopped};
 use namespaces::{Namespaces, ServeError};
-use processes::{Census, NetnsId, open_netns};
+use processes::{Census, NetnsId};
 use retries::Retries;
 pub use survey::{Listener, Place, Survey};
 use watches::{Change, Watches};
@@ -84,6 +84,13 @@ struct KnownPod {
     rest_until: Option<Instant>,
     /// Why one of its namespaces could not be served at the last try.
     failure: Option<String>,
+}
+
+/// A look at a pod.
+struct Look {
+    census: Census,
+    /// Whether it is the first: containers that are only coming are looked for again.
+    first: bool,
 }
 
 /// The one owner of what is known about pods and namespaces.
@@ -141,16 +148,24 @@ impl Discovery {
         }
         self.watch_level("")?;
         let mut found = HashSet::new();
+        let mut looks = Vec::new();
         let mut complete = true;
         for level in self.levels(&mut complete) {
             for name in self.children(&level, &mut complete) {
                 let path = join(&level, &name);
                 if let Placement::Pod(pod) = self.kubepods.driver().place(&path) {
-                    self.pod_appeared(&path, pod.owner).await;
+                    if let Some(look) = self.meet(&path, pod.owner) {
+                        self.begin(&look);
+                        looks.push((path.clone(), look));
+                    }
                     found.insert(path);
                 }
             }
         }
+        for (path, look) in looks {
+            self.compare(&path, look).await;
+        }
+        self.namespaces.drop_begun();
         if !complete {
             // What could not be read is no proof that a pod has ended.
             return Ok(());
@@ -241,13 +256,21 @@ impl Discovery {
     }
 
     async fn pod_appeared(&mut self, path: &str, owner: Owner) {
-        if !self.known.contains_key(path) {
-            // Watched before it is listed, so that no container can come in between; and it must still be there after,
+        if let Some(look) = self.meet(path, owner) {
+            self.compare(path, look).await;
+        }
+    }
+
+    /// Looks at a pod, and knows it from now on; `None` when it has ended already.
+    fn meet(&mut self, path: &str, owner: Owner) -> Option<Look> {
+        let first = !self.known.contains_key(path);
+        if first {
+            // Watched before it is looked at, so that no container can come in between; and it must still be there after,
             // or its end has been told already.
             let watched = self.watches.add(path, &self.directory(path));
             if let Err(error) = watched {
                 if error.kind() == io::ErrorKind::NotFound {
-                    return;
+                    return None;
                 }
                 // The rescan finds its namespaces, and its end.
                 tracing::error!(pod = path, %error, "cannot watch a pod's cgroup: fs.inotify.max_user_watches may be too low");
@@ -259,11 +282,15 @@ impl Discovery {
                 path.to_owned(),
                 KnownPod { owner, namespaces: HashSet::new(), rest_until: None, failure: None },
             );
-            for container in self.children(path, &mut true) {
-                self.retries.schedule(join(path, &container), 0);
-            }
         }
-        self.reconcile(path).await;
+        Some(Look { census: Census::take(&self.directory(path), NAMESPACES_PER_POD), first })
+    }
+
+    /// Has sockets opened in the namespaces that are new, while other pods are looked at.
+    fn begin(&mut self, Look { census, .. }: &Look) {
+        for (netns, task) in &census.namespaces {
+            self.namespaces.begin(*netns, *task);
+        }
     }
 
     fn pod_ended(&mut self, path: &str) {
@@ -281,14 +308,26 @@ impl Discovery {
         }
     }
 
-    /// Compares the namespaces a pod has with those that are served for it.
     async fn reconcile(&mut self, pod: &str) {
         let census = Census::take(&self.directory(pod), NAMESPACES_PER_POD);
+        self.compare(pod, Look { census, first: false }).await;
+    }
+
+    /// Compares the namespaces a pod has with those that are served for it.
+    async fn compare(&mut self, pod: &str, Look { census, first }: Look) {
+        let mut served = true;
         for (netns, task) in &census.namespaces {
-            self.serve(pod, *netns, *task).await;
+            served &= self.serve(pod, *netns, *task).await;
         }
         if census.hidden > 0 && census.processes == 0 {
             self.failed(pod, &"its processes are in a PID namespace the agent cannot see: run it with hostPID: true");
+        }
+        if first {
+            for container in &census.below {
+                if !served || !self.is_settled(&container.namespaces) {
+                    self.retries.schedule(join(pod, &container.name), 1);
+                }
+            }
         }
         if census.truncated {
             return;
@@ -299,6 +338,12 @@ impl Discovery {
             known.namespaces.remove(&netns);
             self.namespaces.leave(netns, pod);
         }
+    }
+
+    /// Whether a container with processes in these namespaces has all that it will have. In the host netns it may only be on
+    /// its way to its own.
+    fn is_settled(&self, namespaces: &[NetnsId]) -> bool {
+        !namespaces.is_empty() && namespaces.iter().all(|netns| !self.namespaces.is_host(*netns))
     }
 
     /// A container appeared: its first process may come later, and enters its namespace later still.
@@ -314,10 +359,8 @@ impl Discovery {
         for (netns, task) in &census.namespaces {
             served &= self.serve(&pod, *netns, *task).await;
         }
-        // In the host netns it may only be on its way to its own.
-        let at_home = census.namespaces.iter().all(|(netns, _)| !self.namespaces.is_host(*netns));
-        let settled = served && census.processes > 0 && at_home;
-        if !settled {
+        let namespaces: Vec<NetnsId> = census.namespaces.iter().map(|(netns, _)| *netns).collect();
+        if !served || !self.is_settled(&namespaces) {
             self.retries.schedule(container, attempt + 1);
         }
     }
@@ -333,11 +376,11 @@ impl Discovery {
             self.failed(pod, &format_args!("it has more than {NAMESPACES_PER_POD} network namespaces"));
             return false;
         }
-        // The process is gone, and with it, unless others say so, the namespace.
-        let Ok(file) = open_netns(task) else { return false };
-        match self.namespaces.join(file, pod).await {
-            Ok(netns) if self.namespaces.is_host(netns) => true,
-            Ok(netns) => self.known.get_mut(pod).is_some_and(|known| {
+        match self.namespaces.join(netns, task, pod).await {
+            // The process is gone, and with it, unless others say so, the namespace.
+            Ok(None) => false,
+            Ok(Some(netns)) if self.namespaces.is_host(netns) => true,
+            Ok(Some(netns)) => self.known.get_mut(pod).is_some_and(|known| {
                 known.namespaces.insert(netns);
                 known.failure = None;
                 true
