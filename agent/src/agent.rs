@@ -41,7 +41,7 @@ use crate::{
     server::{self, Context, NoServer, Server},
     slow_clock::SlowClock,
     steering::{Events, Order, Steering, SteeringError, Targets, guard::Guard},
-    sys,
+    tidying,
     vouching::{self, KubeletTokens, Vouching},
 };
 
@@ -145,8 +145,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
-    // What the programs' loading took is not needed again.
-    sys::trim_heap();
+    // What the start took is not needed again.
+    tidying::give_back();
     drop(starting);
     tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
@@ -157,7 +157,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         readiness.clone(),
     );
     let Agent { pods, vouching, discovery, commands, events, handle, steering, server, mut clock, .. } = agent;
-    let (guarding, rescans) = (clock.every(1), clock.every(discovery::RESCAN_TICKS));
+    let (guarding, tidying, rescans) = (clock.every(1), clock.every(1), clock.every(discovery::RESCAN_TICKS));
+    let counted = Arc::clone(&pods);
     let pulse = liveness.expect("discovery", PATIENCE, Instant::now());
     let mut working = pin!(async {
         tokio::select! {
@@ -165,6 +166,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
             outcome = events.forward(|miss| handle.missed(miss)) => outcome.map_err(AgentError::Events),
             () = vouch(vouching, pods) => Ok(()),
             () = guard.watch(guarding) => Ok(()),
+            () = tidying::run(|| counted.calls(), tidying) => Ok(()),
             outcome = clock.run() => outcome.map_err(AgentError::Clock).map(|never| match never {}),
         }
     });

@@ -32,5 +32,6 @@ pub mod slow_clock;
 pub mod steering;
 pub mod sys;
 pub mod telemetry;
+mod tidying;
 pub mod token;
 pub mod vouching;
