@@ -224,6 +224,32 @@ mod tests {
     }
 
     #[test]
+    fn what_lives_below_is_told_by_the_cgroup_right_below_that_it_lives_in() {
+        let top = cgroup("");
+        for below in ["container", "container/deeper", "empty"] {
+            fs::create_dir(top.path().join(below)).unwrap();
+            fs::write(top.path().join(below).join("cgroup.procs"), "").unwrap();
+        }
+        fs::write(top.path().join("container/deeper/cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        let census = Census::take(top.path(), 16);
+        let mut below: Vec<_> = census.below.iter().map(|below| (&*below.name, below.namespaces.len())).collect();
+        below.sort_unstable();
+        assert_eq!(below, [("container", 1), ("empty", 0)]);
+    }
+
+    #[test]
+    fn a_pod_with_more_cgroups_than_are_looked_at_proves_nothing_about_the_rest() {
+        let top = cgroup("");
+        for below in 0..=MAX_CGROUPS {
+            fs::create_dir(top.path().join(below.to_string())).unwrap();
+        }
+        assert!(Census::take(top.path(), 16).truncated);
+        fs::remove_dir(top.path().join("0")).unwrap();
+        fs::remove_dir(top.path().join("1")).unwrap();
+        assert!(!Census::take(top.path(), 16).truncated);
+    }
+
+    #[test]
     fn processes_of_other_pid_namespaces_are_counted_apart() {
         let census = Census::take(cgroup("0\n0\n").path(), 16);
         assert_eq!((census.processes, census.hidden), (0, 2));
