@@ -88,6 +88,10 @@ pub mod names {
     pub const TARGET_PORT: &str = "TARGET_PORT";
     /// Global, `u64`: the cookie of the host netns, if containers have a pace there; 0 otherwise.
     pub const PACED_NETNS: &str = "PACED_NETNS";
+    /// Global, `u16`, host byte order: the first port that a listener may have.
+    pub const FIRST_LISTENER_PORT: &str = "FIRST_LISTENER_PORT";
+    /// Global, `u16`, host byte order: the last one.
+    pub const LAST_LISTENER_PORT: &str = "LAST_LISTENER_PORT";
     /// Global, `u8`: whether the IPv4 target address is steered.
     pub const STEER_V4: &str = "STEER_V4";
     /// Global, `u8`: whether the IPv6 target address is steered.

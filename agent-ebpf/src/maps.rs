@@ -39,6 +39,12 @@ pub(crate) static PACED_NETNS: Global<u64> = Global::new(0);
 /// The port of the target addresses, host byte order.
 #[unsafe(no_mangle)]
 pub(crate) static TARGET_PORT: Global<u16> = Global::new(80);
+/// The ports that listeners may have, host byte order.
+#[unsafe(no_mangle)]
+pub(crate) static FIRST_LISTENER_PORT: Global<u16> = Global::new(0);
+/// The last of them.
+#[unsafe(no_mangle)]
+pub(crate) static LAST_LISTENER_PORT: Global<u16> = Global::new(u16::MAX);
 /// Whether the IPv4 target address is steered.
 #[unsafe(no_mangle)]
 pub(crate) static STEER_V4: Global<u8> = Global::new(1);

@@ -3,7 +3,7 @@
 use agent_ebpf::{TARGET_V4, TARGET_V6};
 use aya_ebpf::bindings::bpf_sock_addr;
 
-use crate::maps::{STEER_V4, STEER_V6, TARGET_PORT};
+use crate::maps::{FIRST_LISTENER_PORT, LAST_LISTENER_PORT, STEER_V4, STEER_V6, TARGET_PORT};
 
 /// `SOCK_STREAM`: TCP and MPTCP. A UDP socket that connects to the same address is not ours.
 const STREAM: u32 = 1;
@@ -52,16 +52,27 @@ pub(crate) fn aimed6(addr: &bpf_sock_addr) -> Option<Address6> {
     }
 }
 
+/// Whether a TCP connect is aimed at a port that a listener of ours could have. Applications talk to themselves over the
+/// loopback address all the time: theirs leave here, before any helper is asked where they are.
+#[inline(always)]
+fn aims_at_listener_port(addr: &bpf_sock_addr) -> bool {
+    // The other half of the word is zero.
+    let port = u32::from_be(addr.user_port) >> 16;
+    port >= u32::from(FIRST_LISTENER_PORT.load())
+        && port <= u32::from(LAST_LISTENER_PORT.load())
+        && addr.type_ == STREAM
+}
+
 /// Whether this `connect4` is aimed at the loopback address of our listeners, which the kernel also takes 0.0.0.0 for.
 #[inline(always)]
 pub(crate) fn direct4(addr: &bpf_sock_addr) -> bool {
-    (addr.user_ip4 == LOOPBACK_V4_BE || addr.user_ip4 == 0) && addr.type_ == STREAM
+    (addr.user_ip4 == LOOPBACK_V4_BE || addr.user_ip4 == 0) && aims_at_listener_port(addr)
 }
 
 /// The same for this `connect6`.
 #[inline(always)]
 pub(crate) fn direct6(addr: &bpf_sock_addr) -> Option<Address6> {
-    if addr.type_ != STREAM {
+    if !aims_at_listener_port(addr) {
         return None;
     }
     loopback6(addr).or_else(|| classify(addr.user_ip6, [0; 4], 0))

@@ -83,8 +83,8 @@ fn map(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _inside = runtime.enter();
     // Loaded, and attached nowhere.
-    let targets = Targets { v4: true, v6: true, port: 80, pace: true };
-    let (steering, _events) = Steering::load(targets, false).expect("loading programs needs root");
+    let targets = Targets { v4: true, v6: true, port: 80, listener_ports: 706..=737, pace: true };
+    let (steering, _events) = Steering::load(&targets, false).expect("loading programs needs root");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let sockets = NetnsSockets { v4: listener, v6: None, diag: DiagSocket::open().unwrap(), cookie: 1 };
     criterion.bench_function("map: a listener in and out", |bencher| {

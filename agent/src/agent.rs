@@ -1,5 +1,12 @@
 //! Builds every part and runs them until the agent is told to stop.
-use std::{io, net::IpAddr, path::Path, pin::pin, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::IpAddr,
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Resource, Rlimit};
 use tokio::{
@@ -32,13 +39,14 @@ use crate::{
     pods::Pods,
     self_test::{self, Lacking},
     server::{self, Context, NoServer, Server},
+    slow_clock::SlowClock,
     steering::{Events, Order, Steering, SteeringError, Targets, guard::Guard},
-    sys,
+    tidying,
     vouching::{self, KubeletTokens, Vouching},
 };
 
-/// Missed beats of a thread after which the agent calls itself dead.
-const MISSED_BEATS: u32 = 4;
+/// After this silence of a part the agent calls itself dead: the rarest beat comes every 52 s.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Why the agent cannot run, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +75,9 @@ pub enum AgentError {
     /// No events, or no more.
     #[error("the events of the eBPF programs cannot be read: {0}")]
     Events(#[source] io::Error),
+    /// No clock, or no more.
+    #[error("cannot wait for the timer of the agent's chores: {0}")]
+    Clock(#[source] io::Error),
     /// Signals cannot be waited for.
     #[error("cannot wait for SIGTERM and SIGINT: {0}")]
     Signals(#[source] io::Error),
@@ -134,8 +145,8 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
-    // What the programs' loading took is not needed again.
-    sys::trim_heap();
+    // What the start took is not needed again.
+    tidying::give_back();
     drop(starting);
     tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
@@ -145,14 +156,18 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
         Arc::clone(&agent.metrics),
         readiness.clone(),
     );
-    let Agent { pods, vouching, discovery, commands, events, handle, steering, server, .. } = agent;
-    let pulse = liveness.expect("discovery", discovery::RESCAN * MISSED_BEATS, Instant::now());
+    let Agent { pods, vouching, discovery, commands, events, handle, steering, server, mut clock, .. } = agent;
+    let (guarding, tidying, rescans) = (clock.every(1), clock.every(1), clock.every(discovery::RESCAN_TICKS));
+    let counted = Arc::clone(&pods);
+    let pulse = liveness.expect("discovery", PATIENCE, Instant::now());
     let mut working = pin!(async {
         tokio::select! {
-            outcome = discovery.run(commands, pulse) => outcome.map_err(AgentError::Discovery),
+            outcome = discovery.run(commands, rescans, pulse) => outcome.map_err(AgentError::Discovery),
             outcome = events.forward(|miss| handle.missed(miss)) => outcome.map_err(AgentError::Events),
             () = vouch(vouching, pods) => Ok(()),
-            () = guard.watch() => Ok(()),
+            () = guard.watch(guarding) => Ok(()),
+            () = tidying::run(|| counted.calls(), tidying) => Ok(()),
+            outcome = clock.run() => outcome.map_err(AgentError::Clock).map(|never| match never {}),
         }
     });
     let failed = tokio::select! {
@@ -193,6 +208,7 @@ struct Agent {
     discovery: Discovery,
     commands: Commands,
     handle: DiscoveryHandle,
+    clock: SlowClock,
 }
 
 impl Agent {
@@ -221,15 +237,16 @@ impl Agent {
             port: config.target_port,
             v4: config.steer.v4,
             v6: config.steer.v6,
+            listener_ports: config.listener_ports.clone(),
             pace: config.max_share_per_pod.get() < 100,
         };
-        let (steering, events) = Steering::load(targets, config.log.verbosity.includes_debug())?;
+        let (steering, events) = Steering::load(&targets, config.log.verbosity.includes_debug())?;
         let steering = Arc::new(steering);
         let counted = Arc::clone(&steering);
         metrics.read_steering_from(move || counted.counts());
 
         starting.now("the first scan of the node's pods");
-        let clock = Clock::system();
+        let (clock, mut slow_clock) = (Clock::system(), SlowClock::new().map_err(AgentError::Clock)?);
         let limits = Limits {
             longest_retention: config.max_retention,
             upstream_concurrency: config.max_upstream_concurrency.get() as usize,
@@ -254,9 +271,10 @@ impl Agent {
         let attestor = Attestor::new(cgroups, Arc::clone(&pods), handle.clone(), serve_host_network);
         let audit = Arc::new(Audit::default());
         let context = Context::new(attestor, clock, Arc::clone(&metrics), Arc::clone(&audit), handle.clone());
-        let pulse = liveness.expect("the serving thread", server::PULSE * MISSED_BEATS, Instant::now());
+        let pulse = liveness.expect("the serving thread", PATIENCE, Instant::now());
         let (listeners, new_listeners) = mpsc::unbounded_channel();
-        let server = Server::start(context, new_listeners, pulse, confinement)?;
+        let server =
+            Server::start(context, new_listeners, (slow_clock.every(server::PULSE_TICKS), pulse), confinement)?;
         let worker = NetnsWorker::start(config.listener_ports.clone(), confinement)?;
         let namespaces = Namespaces::new(worker, Arc::clone(&steering), listeners, Arc::clone(&metrics))?;
         let discovery =
@@ -275,6 +293,7 @@ impl Agent {
             discovery,
             commands,
             handle,
+            clock: slow_clock,
         })
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, Interval, interval_at};
 
 use crate::{
     cgroup::{
@@ -23,6 +23,7 @@ use crate::{
     metrics::Metrics,
     netns::OpenError,
     pods::Pods,
+    slow_clock::Ticks,
     telemetry::{RateLimiter, Verdict},
 };
 
@@ -37,15 +38,15 @@ mod watches;
 use handle::Command;
 pub use handle::{Commands, DiscoveryHandle, Stopped};
 use namespaces::{Namespaces, ServeError};
-use processes::{Census, NetnsId, open_netns};
+use processes::{Census, NetnsId};
 use retries::Retries;
 pub use survey::{Listener, Place, Survey};
 use watches::{Change, Watches};
 
-/// How often everything is looked at again, for what no event told.
-pub const RESCAN: Duration = Duration::from_secs(30);
+/// Everything is looked at again with every so many ticks of the slow clock, for what no event told.
+pub const RESCAN_TICKS: u64 = 2;
 
-/// The same when the node lets nothing be watched.
+/// How often when the node lets nothing be watched.
 const BLIND_RESCAN: Duration = Duration::from_secs(1);
 
 /// Namespaces of one pod: its own, and some for containers in containers. Each costs three descriptors here.
@@ -83,6 +84,13 @@ struct KnownPod {
     rest_until: Option<Instant>,
     /// Why one of its namespaces could not be served at the last try.
     failure: Option<String>,
+}
+
+/// A look at a pod.
+struct Look {
+    census: Census,
+    /// Whether it is the first: containers that are only coming are looked for again.
+    first: bool,
 }
 
 /// The one owner of what is known about pods and namespaces.
@@ -140,16 +148,24 @@ impl Discovery {
         }
         self.watch_level("")?;
         let mut found = HashSet::new();
+        let mut looks = Vec::new();
         let mut complete = true;
         for level in self.levels(&mut complete) {
             for name in self.children(&level, &mut complete) {
                 let path = join(&level, &name);
                 if let Placement::Pod(pod) = self.kubepods.driver().place(&path) {
-                    self.pod_appeared(&path, pod.owner).await;
+                    if let Some(look) = self.meet(&path, pod.owner) {
+                        self.begin(&look);
+                        looks.push((path.clone(), look));
+                    }
                     found.insert(path);
                 }
             }
         }
+        for (path, look) in looks {
+            self.compare(&path, look).await;
+        }
+        self.namespaces.drop_begun();
         if !complete {
             // What could not be read is no proof that a pod has ended.
             return Ok(());
@@ -162,10 +178,8 @@ impl Discovery {
     }
 
     /// Follows what happens until the kubepods cgroup is removed.
-    pub async fn run(mut self, mut commands: Commands, pulse: Pulse) -> Result<(), DiscoveryError> {
-        let period = if self.watches.is_blind() { BLIND_RESCAN } else { RESCAN };
-        let mut rescan = interval_at(Instant::now() + period, period);
-        rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub async fn run(mut self, mut commands: Commands, mut due: Ticks, pulse: Pulse) -> Result<(), DiscoveryError> {
+        let mut often = self.watches.is_blind().then(|| interval_at(Instant::now() + BLIND_RESCAN, BLIND_RESCAN));
         loop {
             tokio::select! {
                 changes = self.watches.changes() => {
@@ -178,7 +192,7 @@ impl Discovery {
                 Some(command) = commands.commands.recv() => self.command(command).await,
                 Some(miss) = commands.misses.recv() => self.missed(miss).await,
                 (path, attempt) = self.retries.next() => self.look_for_processes(path, attempt).await,
-                _ = rescan.tick() => {
+                () = rescan_due(&mut often, &mut due) => {
                     self.rescan().await?;
                     pulse.beat(std::time::Instant::now());
                 }
@@ -242,13 +256,21 @@ impl Discovery {
     }
 
     async fn pod_appeared(&mut self, path: &str, owner: Owner) {
-        if !self.known.contains_key(path) {
-            // Watched before it is listed, so that no container can come in between; and it must still be there after,
+        if let Some(look) = self.meet(path, owner) {
+            self.compare(path, look).await;
+        }
+    }
+
+    /// Looks at a pod, and knows it from now on; `None` when it has ended already.
+    fn meet(&mut self, path: &str, owner: Owner) -> Option<Look> {
+        let first = !self.known.contains_key(path);
+        if first {
+            // Watched before it is looked at, so that no container can come in between; and it must still be there after,
             // or its end has been told already.
             let watched = self.watches.add(path, &self.directory(path));
             if let Err(error) = watched {
                 if error.kind() == io::ErrorKind::NotFound {
-                    return;
+                    return None;
                 }
                 // The rescan finds its namespaces, and its end.
                 tracing::error!(pod = path, %error, "cannot watch a pod's cgroup: fs.inotify.max_user_watches may be too low");
@@ -260,11 +282,15 @@ impl Discovery {
                 path.to_owned(),
                 KnownPod { owner, namespaces: HashSet::new(), rest_until: None, failure: None },
             );
-            for container in self.children(path, &mut true) {
-                self.retries.schedule(join(path, &container), 0);
-            }
         }
-        self.reconcile(path).await;
+        Some(Look { census: Census::take(&self.directory(path), NAMESPACES_PER_POD), first })
+    }
+
+    /// Has sockets opened in the namespaces that are new, while other pods are looked at.
+    fn begin(&mut self, Look { census, .. }: &Look) {
+        for (netns, task) in &census.namespaces {
+            self.namespaces.begin(*netns, *task);
+        }
     }
 
     fn pod_ended(&mut self, path: &str) {
@@ -282,14 +308,26 @@ impl Discovery {
         }
     }
 
-    /// Compares the namespaces a pod has with those that are served for it.
     async fn reconcile(&mut self, pod: &str) {
         let census = Census::take(&self.directory(pod), NAMESPACES_PER_POD);
+        self.compare(pod, Look { census, first: false }).await;
+    }
+
+    /// Compares the namespaces a pod has with those that are served for it.
+    async fn compare(&mut self, pod: &str, Look { census, first }: Look) {
+        let mut served = true;
         for (netns, task) in &census.namespaces {
-            self.serve(pod, *netns, *task).await;
+            served &= self.serve(pod, *netns, *task).await;
         }
         if census.hidden > 0 && census.processes == 0 {
             self.failed(pod, &"its processes are in a PID namespace the agent cannot see: run it with hostPID: true");
+        }
+        if first {
+            for container in &census.below {
+                if !served || !self.is_settled(&container.namespaces) {
+                    self.retries.schedule(join(pod, &container.name), 1);
+                }
+            }
         }
         if census.truncated {
             return;
@@ -300,6 +338,12 @@ impl Discovery {
             known.namespaces.remove(&netns);
             self.namespaces.leave(netns, pod);
         }
+    }
+
+    /// Whether a container with processes in these namespaces has all that it will have. In the host netns it may only be on
+    /// its way to its own.
+    fn is_settled(&self, namespaces: &[NetnsId]) -> bool {
+        !namespaces.is_empty() && namespaces.iter().all(|netns| !self.namespaces.is_host(*netns))
     }
 
     /// A container appeared: its first process may come later, and enters its namespace later still.
@@ -315,10 +359,8 @@ impl Discovery {
         for (netns, task) in &census.namespaces {
             served &= self.serve(&pod, *netns, *task).await;
         }
-        // In the host netns it may only be on its way to its own.
-        let at_home = census.namespaces.iter().all(|(netns, _)| !self.namespaces.is_host(*netns));
-        let settled = served && census.processes > 0 && at_home;
-        if !settled {
+        let namespaces: Vec<NetnsId> = census.namespaces.iter().map(|(netns, _)| *netns).collect();
+        if !served || !self.is_settled(&namespaces) {
             self.retries.schedule(container, attempt + 1);
         }
     }
@@ -334,11 +376,11 @@ impl Discovery {
             self.failed(pod, &format_args!("it has more than {NAMESPACES_PER_POD} network namespaces"));
             return false;
         }
-        // The process is gone, and with it, unless others say so, the namespace.
-        let Ok(file) = open_netns(task) else { return false };
-        match self.namespaces.join(file, pod).await {
-            Ok(netns) if self.namespaces.is_host(netns) => true,
-            Ok(netns) => self.known.get_mut(pod).is_some_and(|known| {
+        match self.namespaces.join(netns, task, pod).await {
+            // The process is gone, and with it, unless others say so, the namespace.
+            Ok(None) => false,
+            Ok(Some(netns)) if self.namespaces.is_host(netns) => true,
+            Ok(Some(netns)) => self.known.get_mut(pod).is_some_and(|known| {
                 known.namespaces.insert(netns);
                 known.failure = None;
                 true
@@ -426,6 +468,13 @@ impl Discovery {
                 Vec::new()
             }
         }
+    }
+}
+
+async fn rescan_due(often: &mut Option<Interval>, due: &mut Ticks) {
+    match often {
+        Some(often) => drop(often.tick().await),
+        None => due.next().await,
     }
 }
 

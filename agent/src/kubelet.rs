@@ -18,6 +18,7 @@ use std::{
 
 use tokio::{
     sync::mpsc,
+    task::yield_now,
     time::{self, sleep_until},
 };
 use zeroize::Zeroizing;
@@ -175,13 +176,18 @@ impl TokenWatch {
                         self.change(change);
                     }
                 }
-                Some(command) = self.commands.recv() => match command {
-                    Command::Watch(uid) => self.look(uid, Tell::Always),
-                    Command::Forget(uid) => {
-                        self.watches.forget(uid);
-                        self.told.remove(&uid);
+                Some(command) = self.commands.recv() => {
+                    match command {
+                        Command::Watch(uid) => self.look(uid, Tell::Always),
+                        Command::Forget(uid) => {
+                            self.watches.forget(uid);
+                            self.told.remove(&uid);
+                        }
                     }
-                },
+                    // At the start there is one for each pod of the node, and whoever asks whether the agent is ready
+                    // waits for this thread too.
+                    yield_now().await;
+                }
             }
         }
     }

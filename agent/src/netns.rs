@@ -109,11 +109,25 @@ impl NetnsWorker {
         Ok(Self(sender))
     }
 
-    /// Opens listeners and a diagnosis socket in the namespace `netns` refers to.
-    pub async fn open(&self, netns: File) -> Result<NetnsSockets, OpenError> {
+    /// Has listeners and a diagnosis socket opened in the namespace `netns` refers to. The thread does it in its turn,
+    /// whether anybody waits or not.
+    #[must_use]
+    pub fn open(&self, netns: File) -> Opening {
         let (answer, result) = oneshot::channel();
-        self.0.send(Job { netns, answer }).map_err(|_| OpenError::WorkerGone)?;
-        result.await.map_err(|_| OpenError::WorkerGone)?
+        // If the thread has ended the answer's sender goes with the job, which tells.
+        let _ = self.0.send(Job { netns, answer });
+        Opening(result)
+    }
+}
+
+/// Sockets that are on their way. They close when it is dropped.
+#[derive(Debug)]
+pub struct Opening(oneshot::Receiver<Result<NetnsSockets, OpenError>>);
+
+impl Opening {
+    /// Waits for them.
+    pub async fn sockets(self) -> Result<NetnsSockets, OpenError> {
+        self.0.await.map_err(|_| OpenError::WorkerGone)?
     }
 }
 

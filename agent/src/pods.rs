@@ -163,6 +163,12 @@ impl Pods {
         self.table().values().cloned().collect()
     }
 
+    /// Calls to EKS Auth for all pods together that have come to an end.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.engine.calls()
+    }
+
     /// How many have what.
     #[must_use]
     pub fn counts(&self, now: SystemTime) -> PodCounts {

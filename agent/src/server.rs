@@ -26,6 +26,7 @@ use crate::{
     health::Pulse,
     metrics::Metrics,
     namespace::Namespace,
+    slow_clock::Ticks,
     sys,
     telemetry::RateLimiter,
 };
@@ -49,8 +50,8 @@ const LATE_CONNECTIONS: Duration = Duration::from_millis(200);
 /// How long connections may take to end when the agent stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How often the thread says that it is alive.
-pub const PULSE: Duration = Duration::from_secs(30);
+/// The thread says that it is alive with every so many ticks of the slow clock.
+pub const PULSE_TICKS: u64 = 4;
 
 /// Without free descriptors nothing can be accepted: the pause in which some may be freed.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
@@ -113,7 +114,7 @@ impl Server {
     pub fn start(
         context: Context,
         listeners: mpsc::UnboundedReceiver<NewListeners>,
-        pulse: Pulse,
+        (due, pulse): (Ticks, Pulse),
         confinement: Confinement,
     ) -> Result<Self, NoServer> {
         // Made here: the thread itself may make no descriptors.
@@ -122,7 +123,7 @@ impl Server {
         let runtime = runtime.build().map_err(NoServer::Runtime)?;
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let serve = move || runtime.block_on(run(Arc::new(context), listeners, pulse, stopped));
+        let serve = move || runtime.block_on(run(Arc::new(context), listeners, (due, pulse), stopped));
         Ok(Self { stop, thread: confinement.spawn(Role::Serve, serve)? })
     }
 
@@ -139,10 +140,9 @@ impl Server {
 async fn run(
     context: Arc<Context>,
     mut listeners: mpsc::UnboundedReceiver<NewListeners>,
-    pulse: Pulse,
+    (mut due, pulse): (Ticks, Pulse),
     stop: CancellationToken,
 ) {
-    let mut beat = tokio::time::interval(PULSE);
     loop {
         tokio::select! {
             biased;
@@ -152,7 +152,7 @@ async fn run(
                     context.tasks.spawn(accept(Arc::clone(&context), Arc::clone(&namespace), listener));
                 }
             }
-            _ = beat.tick() => pulse.beat(Instant::now()),
+            () = due.next() => pulse.beat(Instant::now()),
         }
     }
     sleep(LATE_CONNECTIONS).await;

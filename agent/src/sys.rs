@@ -4,9 +4,11 @@
 pub(crate) mod bpf;
 mod heap;
 mod locked;
+mod memory;
 pub mod stack;
 
 pub(crate) use locked::Locked;
+pub(crate) use memory::{trim_heap, unmap_code};
 
 use std::{
     io,
@@ -183,9 +185,3 @@ pub(crate) fn restrict_system_calls(program: &[sock_filter], refused: Refused) -
 }
 
 const _: () = assert!(size_of::<sock_filter>() == size_of::<libc::sock_filter>());
-
-/// Gives freed heap pages back to the system: loading the programs leaves a peak behind that is never needed again.
-pub(crate) fn trim_heap() {
-    // SAFETY: no arguments that could be invalid; glibc takes its own locks.
-    unsafe { libc::malloc_trim(0) };
-}

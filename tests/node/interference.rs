@@ -118,8 +118,8 @@ fn without_an_order_of_programs_those_of_the_cgroups_below_are_reported() -> Res
     let pod = node.pod("app")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let targets = Targets { port: 80, v4: true, v6: true, pace: false };
-        let (steering, _events) = Steering::load(targets, false)?;
+        let targets = Targets { port: 80, v4: true, v6: true, listener_ports: 706..=737, pace: false };
+        let (steering, _events) = Steering::load(&targets, false)?;
         let (steering, metrics) = (Arc::new(steering), Arc::new(Metrics::new()));
         steering.attach(&kubepods(&node), Order::AsTheyCome)?;
         let mut guard = Guard::new(Arc::clone(&steering), kubepods(&node), Arc::clone(&metrics), Readiness::default());

@@ -165,6 +165,14 @@ fn threads_work_once_they_are_confined_and_hand_it_down() {
 }
 
 #[test]
+fn a_library_that_is_kept_from_files_opens_none_and_others_go_on() {
+    set_no_new_privs(true).unwrap();
+    let opens_files = || File::open("/proc/self/stat").map_err(|error| error.kind());
+    assert_eq!(super::without_files(opens_files).unwrap_err(), std::io::ErrorKind::PermissionDenied);
+    assert!(opens_files().is_ok());
+}
+
+#[test]
 fn no_call_is_listed_twice_for_a_role_or_called_hostile_too() {
     for role in Role::ALL {
         let mut seen = HashSet::new();

@@ -1,5 +1,14 @@
 //! What the workers of all pods share: the way to EKS Auth and its gate, the kubelet's tokens, the clock, the cache.
-use std::{future::Future, num::NonZeroU32, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    num::NonZeroU32,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +77,7 @@ pub struct Engine {
     pub(super) cache: Cache,
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) calls: AtomicU64,
     runtime: Handle,
 }
 
@@ -88,7 +98,7 @@ impl Engine {
         };
         let gate = Gate::new(gate_limits, fastrand::Rng::with_seed(limits.seed), &runtime);
         let cache = Cache::new(limits.cached_pods);
-        Arc::new(Self { upstream, tokens, clock, gate, cache, limits, metrics, runtime })
+        Arc::new(Self { upstream, tokens, clock, gate, cache, limits, metrics, calls: AtomicU64::new(0), runtime })
     }
 
     /// Starts the owner of a pod's credentials; it ends, and wipes them, with the pod.
@@ -97,6 +107,12 @@ impl Engine {
         let (credentials, worker) = Worker::new(Arc::clone(self), pod, ended);
         self.runtime.spawn(worker.run());
         credentials
+    }
+
+    /// Calls to EKS Auth that have come to an end.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
     }
 
     /// The way to EKS Auth as operators see it.

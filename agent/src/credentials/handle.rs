@@ -87,12 +87,20 @@ pub(super) enum Message {
     /// A caller waits.
     Demand { token: Arc<PresentedToken>, waiter: oneshot::Sender<Answer> },
     /// The kubelet wrote this token for the pod.
-    Vouch { digest: TokenDigest, expires_at: SystemTime },
+    Vouch(Box<Vouched>),
     /// The cache needs the room.
     Evict,
     /// An operator wants credentials fetched anew.
     Flush { done: oneshot::Sender<Flushed> },
 }
+
+/// A token that the kubelet wrote. In a box: a pod's queue has room for 32 messages from the first on, and this is rare.
+pub(super) struct Vouched {
+    pub(super) digest: TokenDigest,
+    pub(super) expires_at: SystemTime,
+}
+
+const _: () = assert!(size_of::<Message>() <= 24);
 
 /// What came of an operator's flush.
 #[derive(Clone, Debug)]
@@ -199,7 +207,8 @@ impl Credentials {
     pub fn vouch(&self, token: &PresentedToken) {
         let _ = self.subject.set(Subject::of(&token.claims));
         // A full queue is a pod whose callers flood it: they have the token themselves.
-        let _ = self.messages.try_send(Message::Vouch { digest: token.digest, expires_at: token.claims.expires_at });
+        let vouched = Vouched { digest: token.digest, expires_at: token.claims.expires_at };
+        let _ = self.messages.try_send(Message::Vouch(Box::new(vouched)));
     }
 
     /// Fetches anew at once, whatever is cached, and waits for what comes of it.

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -132,7 +132,7 @@ impl Worker {
     fn receive(&mut self, message: Message) {
         match message {
             Message::Demand { token, waiter } => self.demand(token, waiter),
-            Message::Vouch { digest, expires_at } => self.vouched(digest, expires_at),
+            Message::Vouch(token) => self.vouched(token.digest, token.expires_at),
             Message::Evict => self.forget(),
             Message::Flush { done } => self.flush(done),
         }
@@ -296,6 +296,7 @@ impl Worker {
             ),
             Err(refusal) => self.failed(&done, refusal, duration),
         }
+        self.engine.calls.fetch_add(1, Ordering::Relaxed);
         self.engine.metrics.asked_eks_auth(outcome_of(&answered), renewal, duration);
         tell(done.flushes, &Flushed::from(&answered));
         answer(done.waiters, &answered);

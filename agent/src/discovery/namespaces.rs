@@ -9,11 +9,14 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Listener, processes::NetnsId};
+use super::{
+    Listener,
+    processes::{NetnsId, open_netns},
+};
 use crate::{
     metrics::Metrics,
     namespace::Namespace,
-    netns::{NetnsSockets, NetnsWorker, OpenError},
+    netns::{NetnsSockets, NetnsWorker, OpenError, Opening},
     steering::{Steering, SteeringError},
 };
 
@@ -60,6 +63,8 @@ pub struct Namespaces {
     server: mpsc::UnboundedSender<NewListeners>,
     metrics: Arc<Metrics>,
     served: HashMap<NetnsId, Served>,
+    /// Those whose sockets are being opened before a pod has joined.
+    begun: HashMap<NetnsId, Opening>,
 }
 
 impl Namespaces {
@@ -71,13 +76,13 @@ impl Namespaces {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ServeError> {
         let host = File::open(HOST_NETNS).and_then(|file| NetnsId::of(&file)).map_err(ServeError::Identify)?;
-        Ok(Self { host, worker, steering, server, metrics, served: HashMap::new() })
+        Ok(Self { host, worker, steering, server, metrics, served: HashMap::new(), begun: HashMap::new() })
     }
 
     /// The host netns is served from start to end: pods of the host network come and go without a trace in it.
     pub(super) async fn serve_host(&mut self) -> Result<(), ServeError> {
         let host = File::open(HOST_NETNS).map_err(ServeError::Identify)?;
-        let served = self.open(host, true).await?;
+        let served = self.serve(self.host, self.worker.open(host), true).await?;
         self.served.insert(self.host, served);
         self.count();
         Ok(())
@@ -92,21 +97,52 @@ impl Namespaces {
         netns == self.host
     }
 
-    /// Serves a namespace for a pod. Tells which one it is, by what the file says when it is opened.
-    pub(super) async fn join(&mut self, netns: File, pod: &str) -> Result<NetnsId, ServeError> {
-        let id = NetnsId::of(&netns).map_err(ServeError::Identify)?;
-        if self.is_host(id) {
-            return Ok(id);
-        }
-        if let Some(served) = self.served.get_mut(&id) {
-            served.users.insert(pod.to_owned());
-            return Ok(id);
-        }
-        let mut served = self.open(netns, false).await?;
+    /// Serves the namespace of a process for a pod. Tells which one it is, by what the file says when it is opened; `None`
+    /// when the process has ended. `expected` is what was seen of it before.
+    pub(super) async fn join(
+        &mut self,
+        expected: NetnsId,
+        task: u32,
+        pod: &str,
+    ) -> Result<Option<NetnsId>, ServeError> {
+        let (id, sockets) = if let Some(begun) = self.begun.remove(&expected) {
+            (expected, begun)
+        } else {
+            let Ok(netns) = open_netns(task) else { return Ok(None) };
+            let id = NetnsId::of(&netns).map_err(ServeError::Identify)?;
+            if self.is_host(id) {
+                return Ok(Some(id));
+            }
+            if let Some(served) = self.served.get_mut(&id) {
+                served.users.insert(pod.to_owned());
+                return Ok(Some(id));
+            }
+            (id, self.worker.open(netns))
+        };
+        let mut served = self.serve(id, sockets, false).await?;
         served.users.insert(pod.to_owned());
         self.served.insert(id, served);
         self.count();
-        Ok(id)
+        Ok(Some(id))
+    }
+
+    /// Has the sockets of a process's namespace opened, if it has none, for the pod that will [`join`](Self::join) it: on the
+    /// other thread, while this one goes on looking.
+    pub(super) fn begin(&mut self, expected: NetnsId, task: u32) {
+        if self.is_host(expected) || self.served.contains_key(&expected) || self.begun.contains_key(&expected) {
+            return;
+        }
+        // A process that is gone, or has gone elsewhere since, is seen when its pod joins.
+        let Ok(netns) = open_netns(task) else { return };
+        if NetnsId::of(&netns).is_ok_and(|id| id == expected) {
+            let opening = self.worker.open(netns);
+            self.begun.insert(expected, opening);
+        }
+    }
+
+    /// Closes what was begun and nobody joined.
+    pub(super) fn drop_begun(&mut self) {
+        self.begun.clear();
     }
 
     /// The listener of a namespace that is served.
@@ -119,14 +155,13 @@ impl Namespaces {
         self.listener(self.host)
     }
 
-    async fn open(&self, netns: File, is_host: bool) -> Result<Served, ServeError> {
-        let inode = NetnsId::of(&netns).map_err(ServeError::Identify)?.inode();
-        let sockets = self.worker.open(netns).await?;
+    async fn serve(&self, netns: NetnsId, sockets: Opening, is_host: bool) -> Result<Served, ServeError> {
+        let sockets = sockets.sockets().await?;
         self.steering.insert(&sockets)?;
         let NetnsSockets { v4, v6, diag, cookie } = sockets;
         tracing::debug!(netns_cookie = cookie, port = ?v4.local_addr().map(|a| a.port()), ipv6 = v6.is_some(), "listening");
         let port = v4.local_addr().map_or(0, |address| address.port());
-        let listener = Listener { netns: inode, cookie, port, ipv6: v6.is_some() };
+        let listener = Listener { netns: netns.inode(), cookie, port, ipv6: v6.is_some() };
         let namespace = Arc::new(Namespace::new(cookie, is_host, diag));
         // The serving thread ends last; if it has ended, so does the process.
         let _ = self.server.send(NewListeners { namespace: Arc::clone(&namespace), v4, v6 });

@@ -9,10 +9,7 @@ use std::{
     io, mem,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
-
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{
     Steering, SteeringError,
@@ -21,11 +18,9 @@ use super::{
 use crate::{
     health::{NotReady, Readiness},
     metrics::{Interference, Metrics},
+    slow_clock::Ticks,
     sys::bpf::Program,
 };
-
-/// From one look to the next: whatever happened is noticed within 15 s.
-pub const INTERVAL: Duration = Duration::from_secs(12);
 
 /// Levels below kubepods that the kubelet and the runtime make: a class, a pod, a container, what that has inside. Deeper
 /// ones are a container's own, and concern nobody else.
@@ -51,12 +46,10 @@ impl Guard {
         Self { steering, kubepods, metrics, readiness, not_ready: None, log, immovable }
     }
 
-    /// Looks again and again; never ends.
-    pub async fn watch(mut self) {
-        let mut timer = interval_at(Instant::now() + INTERVAL, INTERVAL);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Looks whenever it is due; never ends.
+    pub async fn watch(mut self, mut due: Ticks) {
         loop {
-            timer.tick().await;
+            due.next().await;
             self.look().await;
         }
     }

@@ -27,7 +27,7 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// to fill it with zeros costs the next request more than the writing itself.
 ///
 /// What is left at a rest that came too soon after the last scrub goes at the next one, so the loop must not rest for ever:
-/// the serving thread wakes for its pulse ([`crate::server::PULSE`]) at the latest.
+/// the serving thread wakes for its pulse ([`crate::server::PULSE_TICKS`]) at the latest.
 pub fn scrub_at_times() -> impl Fn() + Send + Sync + 'static {
     let (start, scrubbed) = (Instant::now(), AtomicU64::new(0));
     move || {

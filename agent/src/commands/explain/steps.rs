@@ -218,7 +218,7 @@ fn named(process: &Process) -> String {
 
 fn listener(status: &PodStatus, processes: &[Process], explanation: &Explanation) -> Check {
     const STEP: &str = "listener";
-    const REMEDY: &str = "see the agent's log; a rescan tries again every 30 s";
+    const REMEDY: &str = "see the agent's log; a rescan tries again every 26 s";
     let own: &[Listener] = status.place.as_ref().map_or(&[], |place| &place.listeners);
     let failure = status.place.as_ref().and_then(|place| place.failure.as_deref());
     let host = explanation.host_listener.as_ref();
