@@ -30,7 +30,7 @@ use crate::{
         self, Commands, Discovery, DiscoveryError, DiscoveryHandle,
         namespaces::{Namespaces, ServeError},
     },
-    eks_auth::{self, ClusterName, EksAuth, EksAuthSettings, Names},
+    eks_auth::{self, ClusterName, EksAuth, EksAuthSettings, Names, Trust},
     health::{Liveness, NotReady, Readiness},
     kubelet::{self, TokenWatchHandle},
     metrics::Metrics,
@@ -116,6 +116,7 @@ impl AgentError {
 /// Runs the agent on the current runtime until SIGTERM or SIGINT. The process is confined already; the thread will be.
 pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), AgentError> {
     raise_descriptor_limit();
+    let trust = Trust::read(config.endpoint.as_deref());
     let mut terminate = signal(SignalKind::terminate()).map_err(AgentError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AgentError::Signals)?;
     // Before anything that another agent on this node could notice.
@@ -131,7 +132,7 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     let admin = Admin::new(readiness.clone(), liveness.clone(), Arc::clone(&metrics));
     serve_admin(&config, admin.clone())?;
     let built = async {
-        let mut agent = Agent::build(&config, kubepods, &liveness, &starting, metrics).await?;
+        let mut agent = Agent::build(&config, trust, kubepods, &liveness, &starting, metrics).await?;
         // Listeners first: no connection of a pod that was there before is refused for want of one.
         agent.discovery.scan().await?;
         Ok::<_, AgentError>(agent)
@@ -145,8 +146,6 @@ pub async fn run(config: ServerConfig, metrics: Arc<Metrics>) -> Result<(), Agen
     admin.know(Operator::new(Arc::clone(&agent.pods), agent.view(&config)));
     agent.steering.attach(&agent.kubepods.directory(), Order::First)?;
     config.confinement().enter(Role::Main)?;
-    // What the start took is not needed again.
-    tidying::give_back();
     drop(starting);
     tracing::info!(pods = agent.metrics.pods.get(), namespaces = agent.metrics.namespaces.get(), "ready");
 
@@ -215,6 +214,7 @@ impl Agent {
     /// Builds every part. Programs are loaded and attached nowhere, the host netns has its listener.
     async fn build(
         config: &ServerConfig,
+        trust: Trust,
         kubepods: Arc<Kubepods>,
         liveness: &Liveness,
         starting: &NotReady,
@@ -229,7 +229,7 @@ impl Agent {
             endpoint: config.endpoint.as_deref(),
             rotate_credentials: config.rotate_credentials,
         };
-        let eks_auth = EksAuth::new(settings, Names::start(confinement)?).await?;
+        let eks_auth = EksAuth::new(settings, trust, Names::start(confinement)?).await?;
         let cluster_name = eks_auth.cluster().to_owned();
 
         starting.now("the eBPF programs");

@@ -35,7 +35,7 @@ mod tests;
 
 pub use cluster::UnknownCluster;
 pub use examination::{Examined, Outcome};
-pub use http::{Names, ProxyError, TrustError};
+pub use http::{Names, ProxyError, Trust, TrustError};
 
 use http::{HttpClients, Timeouts};
 use node_credentials::NodeCredentials;
@@ -105,9 +105,9 @@ enum Incomplete {
 }
 
 impl EksAuth {
-    /// Sets the client up; makes no call to EKS Auth. Reads proxies and certificates from the environment and the disk.
-    pub async fn new(settings: EksAuthSettings<'_>, names: Names) -> Result<Self, SetupError> {
-        let http = HttpClients::from_env(settings.endpoint, TIMEOUTS, names)?;
+    /// Sets the client up; makes no call to EKS Auth. Reads proxies from the environment.
+    pub async fn new(settings: EksAuthSettings<'_>, trust: Trust, names: Names) -> Result<Self, SetupError> {
+        let http = HttpClients::from_env(trust, TIMEOUTS, names)?;
         let (region, region_from) = node_credentials::region(&http).await.ok_or(SetupError::NoRegion)?;
         let (cluster, cluster_from) = match settings.cluster {
             ClusterName::Given(name) => (name.to_owned(), "--cluster-name".to_owned()),

@@ -35,8 +35,8 @@ impl SlowClock {
     fn with(period: Duration) -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let period = Timespec::try_from(period).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let times = Itimerspec { it_interval: period, it_value: period };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+        let ticking = Itimerspec { it_interval: period, it_value: period };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &ticking)?;
         Ok(Self { timer: sys::readable(File::from(timer))?, chores: Vec::new() })
     }
 
@@ -73,7 +73,7 @@ impl Ticks {
     /// Waits until the chore is due; for ever when the clock has ended.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -3,6 +3,8 @@
 //! The allocator keeps what is freed for whoever asks next, and the pages of a burst (every pod's first credentials, with a
 //! connection and its buffers for each call under way) lie between what stays. Nobody needs them again for hours, nor the code
 //! that such a burst, or the start, ran through.
+use std::mem;
+
 use crate::{slow_clock::Ticks, sys};
 
 /// Calls to EKS Auth that make a burst: a few leave nothing worth the walk through the heap.
@@ -12,19 +14,16 @@ const QUIET: u64 = 4;
 /// Connections to EKS Auth are closed within 20 s, and their buffers go with them.
 const QUIET_TICKS: u32 = 2;
 
-/// Gives back what is free now.
-pub(crate) fn give_back() {
-    sys::trim_heap();
-    sys::unmap_code();
-}
-
-/// Tidies up when it is due, for ever. `calls` counts calls to EKS Auth.
+/// Tidies up when it is due, for ever, the first time after the start. `calls` counts calls to EKS Auth.
 pub(crate) async fn run(calls: impl Fn() -> u64, mut due: Ticks) {
     let mut bursts = Bursts::default();
+    let mut over = true;
     loop {
         due.next().await;
-        if bursts.are_over(calls()) {
-            give_back();
+        over |= bursts.are_over(calls());
+        if mem::take(&mut over) {
+            sys::trim_heap();
+            sys::unmap_code();
         }
     }
 }

@@ -110,23 +110,29 @@ impl Worker {
     }
 
     /// Runs until the pod ends, then wipes.
-    pub(super) async fn run(mut self) {
-        let ended = self.ended.clone();
-        loop {
-            let timer = self.next_timer();
-            tokio::select! {
-                biased;
-                () = ended.cancelled() => break,
-                outcome = next_outcome(&self.engine, &mut self.fetch) => self.complete(outcome),
-                message = self.messages.recv() => match message {
-                    Some(message) => self.receive(message),
-                    None => break,
-                },
-                () = sleep_until(timer) => self.on_timer(),
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its argument beside what the body makes of it: a worker more for each pod"
+    )]
+    pub(super) fn run(mut self) -> impl Future<Output = ()> {
+        async move {
+            let ended = self.ended.clone();
+            loop {
+                let timer = self.next_timer();
+                tokio::select! {
+                    biased;
+                    () = ended.cancelled() => break,
+                    outcome = next_outcome(&self.engine, &mut self.fetch) => self.complete(outcome),
+                    message = self.messages.recv() => match message {
+                        Some(message) => self.receive(message),
+                        None => break,
+                    },
+                    () = sleep_until(timer) => self.on_timer(),
+                }
             }
+            self.engine.cache.leave(self.pod);
+            self.state.store(Arc::new(State::Ended));
         }
-        self.engine.cache.leave(self.pod);
-        self.state.store(Arc::new(State::Ended));
     }
 
     fn receive(&mut self, message: Message) {

@@ -6,7 +6,6 @@
 use std::{
     env,
     net::{IpAddr, Ipv6Addr},
-    path::Path,
     time::Duration,
 };
 
@@ -33,7 +32,7 @@ mod trust;
 
 pub use names::Names;
 pub use proxy::ProxyError;
-pub use trust::TrustError;
+pub use trust::{Trust, TrustError};
 
 use super::SetupError;
 use proxy::Proxies;
@@ -71,14 +70,11 @@ pub(super) struct HttpClients {
 }
 
 impl HttpClients {
-    /// Builds the clients from the process's environment. Certificates are needed unless `endpoint` is plain http.
-    pub(super) fn from_env(endpoint: Option<&str>, timeouts: Timeouts, names: Names) -> Result<Self, SetupError> {
+    /// Builds the clients from the process's environment.
+    pub(super) fn from_env(trust: Trust, timeouts: Timeouts, names: Names) -> Result<Self, SetupError> {
         let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let proxies = Proxies::read(variable)?;
-        let bundle = variable("AWS_CA_BUNDLE");
-        let needed = endpoint.is_none_or(|url| !url.starts_with("http://"));
-        let trust = trust::context(bundle.as_deref().map(Path::new), needed)?;
-        Ok(Self::new(proxies, &trust, timeouts, names))
+        Ok(Self::new(proxies, &trust.context()?, timeouts, names))
     }
 
     /// Without proxies, trusting nobody.

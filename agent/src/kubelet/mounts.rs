@@ -20,8 +20,6 @@ mod tests;
 #[derive(Debug)]
 pub(super) struct Mounts {
     table: AsyncFd<File>,
-    /// What the table said last; its allocation is used again.
-    text: Vec<u8>,
     /// The kubelet's directory of pods, as the table calls it.
     pods: Vec<u8>,
     /// The volumes that were there at the last look.
@@ -47,7 +45,7 @@ impl Mounts {
         // Changes since the open are announced, so a first look that comes later misses none.
         let table = sys::exceptional(File::open("/proc/self/mountinfo")?)?;
         let pods = pods.as_os_str().as_bytes().to_vec();
-        Ok(Self { table, text: Vec::new(), pods, volumes: Volumes::new() })
+        Ok(Self { table, pods, volumes: Volumes::new() })
     }
 
     /// Waits until something was mounted or unmounted since the last time.
@@ -65,13 +63,18 @@ impl Mounts {
     /// The kernel hands the table out in parts, and mounts may come and go in between. It does not lose its place when
     /// they do, so a line can be missing or stale only for a mount that changed meanwhile, and that is announced.
     pub(super) fn compare(&mut self) -> io::Result<Difference> {
-        self.text.clear();
-        let table = self.table.get_mut();
-        table.rewind()?;
-        table.read_to_end(&mut self.text)?;
-        let now = token_volumes(&self.text, &self.pods).collect();
+        let now = token_volumes(&self.read()?, &self.pods).collect();
         let before = std::mem::replace(&mut self.volumes, now);
         Ok(difference(&before, &self.volumes))
+    }
+
+    /// All that it says. Not kept for the next time: beside many pods it is half a megabyte.
+    fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        let table = self.table.get_mut();
+        table.rewind()?;
+        table.read_to_end(&mut text)?;
+        Ok(text)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Agent, Check, Confinement, Duration, EksAuth, EksAuthSettings, Names, Seccomp, SystemTime, Verdict, Where, sys,
 };
 use crate::{
-    eks_auth::{ClusterName, Examined, Outcome, SetupError},
+    eks_auth::{ClusterName, Examined, Outcome, SetupError, Trust},
     kubelet,
 };
 
@@ -106,8 +106,10 @@ fn examined(cluster: Option<&str>, place: &Where, endpoint: Option<&str>) -> Res
     let settings = |cluster| EksAuthSettings { cluster, endpoint, rotate_credentials: false };
     runtime.block_on(async {
         let examined = async {
-            let eks_auth = match EksAuth::new(settings(first), names.clone()).await {
-                Err(SetupError::NoCluster(_)) => EksAuth::new(settings(ClusterName::Given("doctor")), names).await,
+            let eks_auth = match EksAuth::new(settings(first), Trust::read(endpoint), names.clone()).await {
+                Err(SetupError::NoCluster(_)) => {
+                    EksAuth::new(settings(ClusterName::Given("doctor")), Trust::read(endpoint), names).await
+                }
                 found => found,
             };
             Ok(eks_auth.map_err(|error| error.to_string())?.examine().await)

@@ -1,4 +1,4 @@
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use aws_credential_types::Credentials;
 use aws_sdk_eksauth::config::{BehaviorVersion, Region, SharedCredentialsProvider, retry::RetryConfig};
@@ -154,10 +154,11 @@ fn an_image_without_certificates_is_told_so_at_the_start() {
         return;
     }
     for endpoint in [None, Some("https://eks-auth.test")] {
-        let error = HttpClients::from_env(endpoint, TIMEOUTS, Names::unconfined()).unwrap_err().to_string();
+        let error =
+            HttpClients::from_env(Trust::read(endpoint), TIMEOUTS, Names::unconfined()).unwrap_err().to_string();
         assert!(error.starts_with("there are no CA certificates to check EKS Auth's server against"), "{error}");
     }
-    assert!(HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).is_ok());
+    assert!(HttpClients::from_env(Trust::read(Some("http://eks-auth.test")), TIMEOUTS, Names::unconfined()).is_ok());
 }
 
 #[test]
@@ -166,7 +167,8 @@ fn a_proxy_of_the_environment_is_checked_at_the_start() {
     if !is_alone_with(&[("HTTPS_PROXY", Path::new("ftp://user:hunter2@proxy"))], module_path!(), name) {
         return;
     }
-    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).unwrap_err();
+    let error =
+        HttpClients::from_env(Trust::read(Some("http://eks-auth.test")), TIMEOUTS, Names::unconfined()).unwrap_err();
     assert!(matches!(error, SetupError::Proxy(_)), "{error}");
 }
 
@@ -176,6 +178,7 @@ fn a_bundle_of_the_environment_is_checked_at_the_start() {
     if !is_alone_with(&[("AWS_CA_BUNDLE", Path::new("/nonexistent/bundle.pem"))], module_path!(), name) {
         return;
     }
-    let error = HttpClients::from_env(Some("http://eks-auth.test"), TIMEOUTS, Names::unconfined()).unwrap_err();
+    let error =
+        HttpClients::from_env(Trust::read(Some("http://eks-auth.test")), TIMEOUTS, Names::unconfined()).unwrap_err();
     assert!(matches!(error, SetupError::Trust(TrustError::Unreadable { .. })), "{error}");
 }

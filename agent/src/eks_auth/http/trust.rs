@@ -1,7 +1,9 @@
 //! The certificates that servers are checked against.
 use std::{
-    fs, io,
+    env, fs, io,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread::{self, JoinHandle},
 };
 
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
@@ -35,6 +37,26 @@ pub enum TrustError {
          /etc/ssl/certs/ca-certificates.crt, or set AWS_CA_BUNDLE to a PEM file of CA certificates"
     )]
     NoneInstalled,
+}
+
+/// What servers are checked against, on its way: some hundred files, which are read and parsed on a thread of its own, as a
+/// start has other things to do meanwhile.
+#[derive(Debug)]
+pub struct Trust(JoinHandle<Result<TlsContext, TrustError>>);
+
+impl Trust {
+    /// Begins. Certificates are needed unless `endpoint` is plain http.
+    #[must_use]
+    pub fn read(endpoint: Option<&str>) -> Self {
+        let needed = endpoint.is_none_or(|url| !url.starts_with("http://"));
+        let bundle = env::var_os("AWS_CA_BUNDLE").filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self(thread::spawn(move || context(bundle.as_deref(), needed)))
+    }
+
+    /// Waits for it.
+    pub(super) fn context(self) -> Result<TlsContext, TrustError> {
+        self.0.join().unwrap_or_else(|panic| resume_unwind(panic))
+    }
 }
 
 /// What is trusted: the certificates of `bundle` and no others, or else those that are installed. Having none is an

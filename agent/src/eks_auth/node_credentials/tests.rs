@@ -30,7 +30,12 @@ async fn a_rotated_credentials_file_is_used_by_the_next_call() {
         return;
     }
     let file = &variable("AWS_SHARED_CREDENTIALS_FILE");
-    let http = HttpClients::from_env(Some("http://localhost"), TIMEOUTS, crate::eks_auth::Names::unconfined()).unwrap();
+    let http = HttpClients::from_env(
+        crate::eks_auth::Trust::read(Some("http://localhost")),
+        TIMEOUTS,
+        crate::eks_auth::Names::unconfined(),
+    )
+    .unwrap();
     let region = Region::new("eu-west-1");
     let (rotated, fixed) = (chain(&http, &region, true), chain(&http, &region, false));
     write(file, "AKID1");
@@ -57,7 +62,12 @@ async fn the_files_are_found_below_the_home_directory_too() {
     }
     let directory = variable("HOME").join(".aws");
     fs::create_dir(&directory).unwrap();
-    let http = HttpClients::from_env(Some("http://localhost"), TIMEOUTS, crate::eks_auth::Names::unconfined()).unwrap();
+    let http = HttpClients::from_env(
+        crate::eks_auth::Trust::read(Some("http://localhost")),
+        TIMEOUTS,
+        crate::eks_auth::Names::unconfined(),
+    )
+    .unwrap();
     let credentials = chain(&http, &Region::new("eu-west-1"), true);
     for new in ["AKID1", "AKID2"] {
         write(&directory.join("credentials"), new);
@@ -84,7 +94,12 @@ async fn the_container_provider_is_never_asked() {
         "[default]\nrole_arn = arn:aws:iam::1:role/x\ncredential_source = EcsContainer\n",
     )
     .unwrap();
-    let http = HttpClients::from_env(Some("http://localhost"), TIMEOUTS, crate::eks_auth::Names::unconfined()).unwrap();
+    let http = HttpClients::from_env(
+        crate::eks_auth::Trust::read(Some("http://localhost")),
+        TIMEOUTS,
+        crate::eks_auth::Names::unconfined(),
+    )
+    .unwrap();
     let error = chain(&http, &Region::new("eu-west-1"), false).provide_credentials().await.unwrap_err();
     let said = super::super::causes::of(&error);
     assert!(said.contains("EcsContainer cannot be used by the agent"), "{said}");

@@ -10,6 +10,7 @@ use pod_identity_tests::{host, usage::Priority};
 
 mod compare;
 mod contestant;
+mod first;
 mod kernel;
 mod machine;
 mod report;
@@ -76,10 +77,10 @@ struct KernelArgs {
 #[derive(Debug, Args)]
 struct ScaleArgs {
     /// Pods
-    #[arg(long, value_delimiter = ',', default_value = "10,110,250,737")]
+    #[arg(long, value_delimiter = ',', default_value = "10,110,250,737,2000")]
     pods: Vec<usize>,
-    /// For how long an idle agent is watched
-    #[arg(long, default_value_t = 20)]
+    /// For how long an idle agent is watched: the least that holds a whole number of all that it does now and then
+    #[arg(long, default_value_t = 52)]
     idle_seconds: u64,
 }
 
