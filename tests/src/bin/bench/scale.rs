@@ -50,9 +50,8 @@ struct Step {
     idle: Memory,
     /// Microseconds of processor time for a pod's renewal.
     renewal_cpu_us: f64,
-    /// Without those for mounts that others on this machine made meanwhile, which the kernel tells every agent of.
     idle_wakeups_per_second: f64,
-    /// How many these were.
+    /// Changes of the machine's mount table meanwhile, by others: the kernel tells every agent of each, which wakes it.
     mounts_of_others: u64,
     idle_cpu_us_per_second: f64,
     /// How many times as long as later ones a pod's first answer takes.
@@ -137,7 +136,7 @@ fn step(node: &Node, pods: &[Pod], args: &ScaleArgs) -> Result<Step> {
     let used = usage(&agent)?.since(before);
     let idle = Memory::of(&[agent.pid()])?;
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let (seconds, waits) = (args.idle_seconds as f64, used.waits.saturating_sub(mounts_of_others) as f64);
+    let (seconds, waits) = (args.idle_seconds as f64, used.waits as f64);
     let first_answer_ratio = first::ratio(pods)?;
     let renewal_cpu_us = renewals(&agent, number, calls)?;
     let discovery_ms = discovery(node, &agent)?;
