@@ -103,10 +103,14 @@ pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
+/// The chart as it is.
+pub(crate) fn original_chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart")
+}
+
 fn copy_of_the_chart(dir: &Path) -> Result<PathBuf> {
-    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart");
     let copy = dir.join("chart");
-    must(Command::new("cp").arg("--recursive").arg(original).arg(&copy))?;
+    must(Command::new("cp").arg("--recursive").arg(original_chart()).arg(&copy))?;
     let file = copy.join("Chart.yaml");
     let description = fs::read_to_string(&file)?;
     ensure!(description.contains(NEEDS), "the chart needs something else now: {description}");

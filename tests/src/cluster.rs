@@ -135,8 +135,12 @@ impl Cluster {
             },
         }))?;
         let pod = format!("pod/{service_account}");
-        self.commands.kubectl(&["--namespace", namespace, "wait", "--for=condition=Ready", "--timeout=60s", &pod])?;
-        Ok(())
+        let ready =
+            self.commands.kubectl(&["--namespace", namespace, "wait", "--for=condition=Ready", "--timeout=60s", &pod]);
+        ready.map(drop).with_context(|| {
+            let described = self.commands.kubectl(&["--namespace", namespace, "describe", &pod]);
+            format!("{}\n{}", described.unwrap_or_default(), self.kubelet.log_text())
+        })
     }
 
     /// Runs a command of a pod's shell; its outcome.
@@ -163,12 +167,6 @@ impl Cluster {
     #[must_use]
     pub fn runtime(&self) -> &Containerd {
         &self.runtime
-    }
-
-    /// What the kubelet has logged.
-    #[must_use]
-    pub fn kubelet_log(&self) -> String {
-        self.kubelet.log_text()
     }
 }
 
