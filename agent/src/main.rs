@@ -28,6 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(config: ServerConfig) -> ExitCode {
+    sys::return_large_blocks();
     let confinement = config.confinement();
     let (format, verbosity) = (config.log.format, config.log.verbosity);
     // The thread that writes the log is started by a library: it has what the thread has that asks for it.

@@ -8,6 +8,7 @@ mod memory;
 pub mod stack;
 
 pub(crate) use locked::Locked;
+pub use memory::return_large_blocks;
 pub(crate) use memory::{trim_heap, unmap_code};
 
 use std::{

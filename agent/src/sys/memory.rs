@@ -4,6 +4,16 @@ use std::ptr;
 use procfs::process::{MMPermissions, MMapPath, Process};
 use rustix::mm::{Advice, madvise};
 
+/// Larger blocks are pages of their own, which go back when they are freed.
+const LARGE: libc::c_int = 128 * 1024;
+
+/// Keeps the allocator from taking large blocks that come and go for a habit: once one was freed it would keep as much for
+/// the next, twice over, at the end of each thread's heap, where trimming does not reach. Before anything large is there.
+pub fn return_large_blocks() {
+    // SAFETY: no pointers; glibc takes its own locks.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+}
+
 /// Gives freed heap pages back to the system: a start, and a burst of calls, leave behind what is not needed again for hours.
 pub(crate) fn trim_heap() {
     // SAFETY: no arguments that could be invalid; glibc takes its own locks.
