@@ -1,5 +1,5 @@
 //! A pod over the CRI: the kubelet's part (cgroup, token volume) as for every pod here, the rest containerd's and runc's.
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{collections::HashMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -12,8 +12,11 @@ use crate::{
     eks_auth::REGION,
     node::Node,
     pod::{Network, Pod, PodSpec},
-    process::binary,
+    process::{binary, eventually},
 };
+
+/// For a container that has ended to be known as such.
+const REMOVES: Duration = Duration::from_secs(10);
 
 /// For a program in a container, in seconds.
 const RUNS: i64 = 30;
@@ -173,13 +176,15 @@ impl<'a> CriPod<'a> {
     pub fn remove_container(&mut self, name: &str) -> Result<()> {
         let at = self.containers.iter().position(|container| container.name == name).context("no such container")?;
         let id = self.containers.remove(at).id;
-        let stop = messages::Stop { id: id.clone(), grace_seconds: 0 };
-        // It fails when the container ends at that very moment, and the kubelet asks again.
-        if self.call::<messages::Nothing>("StopContainer", &stop).is_err() {
-            self.call::<messages::Nothing>("StopContainer", &stop)?;
-        }
-        self.call::<messages::Nothing>("RemoveContainer", &messages::Id { id })?;
-        Ok(())
+        let (stop, removed) = (messages::Stop { id: id.clone(), grace_seconds: 0 }, messages::Id { id });
+        // A container that ends by itself at that moment makes either fail, and the kubelet asks again.
+        let mut refused = None;
+        let done = eventually("the runtime to remove a container", REMOVES, || {
+            let stopped = self.call::<messages::Nothing>("StopContainer", &stop);
+            let done = stopped.and_then(|_| self.call::<messages::Nothing>("RemoveContainer", &removed));
+            Ok(done.map_err(|error| refused = Some(error)).ok())
+        });
+        done.map(drop).map_err(|late| refused.unwrap_or(late))
     }
 
     /// Ends its processes: containers, then the sandbox with its network. Its cgroup and volume stay.
