@@ -7,14 +7,14 @@
 mod deploy;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{process, workspace};
+use crate::{cache, process, workspace};
 
 /// Written last: a directory without it is an interrupted installation.
 const COMPLETE: &str = "complete";
@@ -100,7 +100,7 @@ impl Kit {
             let path = lists.join(list);
             hash.add(&fs::read(&path).with_context(|| format!("read {}", path.display()))?);
         }
-        let directory = cache()?.join("pod-identity-agent").join(format!("{}-{:016x}", recipe.name, hash.0));
+        let directory = cache::directory(&format!("{}-{:016x}", recipe.name, hash.0))?;
         Ok(Self { recipe, directory })
     }
 
@@ -126,10 +126,7 @@ impl Kit {
     /// Installs them, in place: a virtual environment cannot be moved.
     pub(crate) fn install(&self) -> Result<()> {
         let directory = &self.directory;
-        fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
-        // Two clones may come here at once. The lock ends with the file, at the end of this function.
-        let lock = fs::File::create(directory.with_extension("lock")).context("create the lock of the kit")?;
-        lock.lock().context("lock the kit")?;
+        let _lock = cache::lock(directory)?;
         if self.complete() {
             return Ok(());
         }
@@ -175,12 +172,6 @@ impl Kit {
     fn python(&self) -> PathBuf {
         self.directory.join("venv/bin/python3")
     }
-}
-
-/// The user's cache directory, as the XDG base directory specification has it.
-pub(crate) fn cache() -> Result<PathBuf> {
-    let given = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    given.or_else(|| Some(env::home_dir()?.join(".cache"))).context("neither XDG_CACHE_HOME nor HOME is set")
 }
 
 /// FNV-1a, 64 bits: the same on every machine and release, which std's hasher does not promise.

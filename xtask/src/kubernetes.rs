@@ -13,11 +13,11 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{kit, process, setup};
+use crate::{cache, process, setup};
 use source::Apt;
 
 /// Names the recipe too: a change of what is built, or how, is another directory.
-const DIRECTORY: &str = "pod-identity-agent/kubernetes-1.20.2-1";
+const DIRECTORY: &str = "kubernetes-1.20.2-1";
 
 const PROGRAMS: [&str; 5] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl"];
 
@@ -38,34 +38,19 @@ const LIBRARY_PATH: &str = "github.com/modern-go/reflect2";
 
 /// The directory of its programs and of etcd, after all were built.
 pub(crate) fn programs() -> Result<PathBuf> {
-    let directory = kit::cache()?.join(DIRECTORY);
-    let bin = directory.join("bin");
-    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
-    // Two clones may come here at once. The lock ends with the file.
-    let lock = fs::File::create(directory.with_extension("lock")).context("create the lock of Kubernetes")?;
-    lock.lock().context("lock Kubernetes")?;
-    if !bin.is_dir() {
-        process::timed("build Kubernetes from Debian's source package, once (10 min of two cores)", || {
-            build(&directory)
-        })
-        .0?;
-    }
-    Ok(bin)
+    cache::part(&cache::directory(DIRECTORY)?, "bin", |work| {
+        process::timed("build Kubernetes from Debian's source package, once (10 min of two cores)", || build(work)).0
+    })
 }
 
-/// Builds in a directory of its own, which is gone afterwards; `bin` is there when all of it is.
-fn build(directory: &Path) -> Result<()> {
+/// Builds below `work`; says where the programs are.
+fn build(work: &Path) -> Result<PathBuf> {
     setup::require(&BUILDS_WITH)?;
-    let work = directory.join("build");
-    if work.exists() {
-        fs::remove_dir_all(&work).context("remove what an interrupted build left")?;
-    }
-    fs::create_dir(&work)?;
-    let apt = Apt::new(&work)?;
+    let apt = Apt::new(work)?;
     let tree = apt.source("kubernetes", "cmd/kube-apiserver")?;
     let library = apt.unpack(LIBRARY)?.join("usr/share/gocode/src").join(LIBRARY_PATH);
     source::replace(&tree.join("vendor").join(LIBRARY_PATH), &library)?;
-    make(&work, &tree)?;
+    make(work, &tree)?;
     let ready = work.join("bin");
     fs::create_dir(&ready)?;
     for program in PROGRAMS {
@@ -74,8 +59,7 @@ fn build(directory: &Path) -> Result<()> {
     }
     // The program alone: the package, installed, would start a server.
     fs::rename(apt.unpack("etcd-server")?.join("usr/bin/etcd"), ready.join("etcd")).context("unpack etcd")?;
-    fs::rename(&ready, directory.join("bin"))?;
-    fs::remove_dir_all(&work).context("remove the build's files")
+    Ok(ready)
 }
 
 fn make(work: &Path, tree: &Path) -> Result<()> {

@@ -5,6 +5,7 @@ mod ebpf;
 
 mod bench;
 mod build_ebpf;
+mod cache;
 mod check;
 mod cluster_test;
 mod demo;

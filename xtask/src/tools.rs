@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::{kit, process};
+use crate::{cache, process};
 
 /// A program of crates.io.
 pub(crate) struct Tool {
@@ -21,7 +21,7 @@ impl Tool {
     /// Its file, built first where it is missing.
     pub(crate) fn file(&self) -> Result<PathBuf> {
         let Self { name, version } = self;
-        let root = kit::cache()?.join(format!("pod-identity-agent/{name}-{version}"));
+        let root = cache::directory(&format!("{name}-{version}"))?;
         let file = root.join("bin").join(name);
         if !file.is_file() {
             let mut install = process::cargo(&["install", name, "--quiet", "--locked", "--version", version, "--root"]);
